@@ -1,0 +1,209 @@
+"""CKA beside published packages, forward and backward, in one process on one thread.
+
+python -m benchmarks.cka [--repeats 15] [--json FILE]
+
+Times are the median of paired repeats: ours and the peer's alternate, so that both see the same
+machine. A ratio above 1 says that ours is faster. The accuracy columns are the largest difference
+from the same numbers computed in float64 by the literal formula.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from cka import CKA as PytorchCKA
+from cka.cka import cka_from_features
+from torch import Tensor, nn
+from torch_cka import CKA as TorchCKA
+from tqdm import tqdm
+
+from modalign.cka import cka, cka_matrix, hsic
+from modalign.records import provenance
+
+SHAPES = [(512, 64), (512, 1024), (4096, 256), (256, 4096)]
+
+
+def paired(calls: dict[str, Callable[[], object]], repeats: int, label: str) -> dict[str, float]:
+    """Median seconds of each call, taken in turn after one warm-up round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in tqdm(range(repeats + 1), desc=label, leave=False):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def step(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[], object]:
+    """One forward and backward pass."""
+    return lambda: torch.autograd.grad(measure(x, y).sum(), (x, y))
+
+
+def by_autograd(x: Tensor, y: Tensor) -> Tensor:
+    """Feature-side linear CKA whose gradient is left to autograd."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    norms = (x.T @ x).norm() * (y.T @ y).norm()
+    return (x.T @ y).square().sum() / norms
+
+
+def losses(repeats: int) -> list[dict]:
+    rows = []
+    for n, d in SHAPES:
+        generator = torch.Generator().manual_seed(n + d)
+        x = torch.randn(n, d, generator=generator).requires_grad_()
+        y = (x.detach() + torch.randn(n, d, generator=generator)).requires_grad_()
+        seconds = paired(
+            {
+                "ours": step(cka, x, y),
+                "ours debiased": step(lambda x, y: cka(x, y, debiased=True), x, y),
+                "pytorch-cka": step(cka_from_features, x, y),
+                "feature side by autograd": step(by_autograd, x, y),
+            },
+            repeats,
+            f"{n} x {d}",
+        )
+        rows += [
+            {
+                "case": f"loss {n} x {d}, {ours}",
+                "peer": peer,
+                "ours_ms": 1e3 * seconds[ours],
+                "peer_ms": 1e3 * seconds[peer],
+                "ratio": seconds[peer] / seconds[ours],
+            }
+            for ours, peer in [
+                ("ours", "pytorch-cka"),
+                ("ours debiased", "pytorch-cka"),
+                ("ours", "feature side by autograd"),
+            ]
+        ]
+    return rows
+
+
+def mlp(depth: int = 12, width: int = 128) -> nn.Sequential:
+    layers = [
+        nn.Sequential(nn.Linear(64 if i == 0 else width, width), nn.ReLU()) for i in range(depth)
+    ]
+    return nn.Sequential(*layers)
+
+
+def cnn(depth: int = 8, width: int = 32) -> nn.Sequential:
+    layers = [
+        nn.Sequential(nn.Conv2d(1 if i == 0 else width, width, 3, padding=1), nn.ReLU())
+        for i in range(depth)
+    ]
+    return nn.Sequential(*layers)
+
+
+@torch.inference_mode()
+def activations(network: nn.Sequential, inputs: Tensor) -> list[Tensor]:
+    outputs = []
+    for layer in network:
+        inputs = layer(inputs)
+        outputs.append(inputs.flatten(1))
+    return outputs
+
+
+def exact(xs: list[Tensor], ys: list[Tensor]) -> Tensor:
+    """The same map by the literal formula in float64."""
+
+    def gram(x: Tensor) -> Tensor:
+        x = x.double() - x.double().mean(0)
+        return x @ x.T
+
+    ks, ls = [gram(x) for x in xs], [gram(y) for y in ys]
+    kk = [hsic(k, k, unbiased=True) for k in ks]
+    ll = [hsic(l, l, unbiased=True) for l in ls]
+    return torch.stack(
+        [
+            torch.stack([hsic(k, l, unbiased=True) / (a * b).sqrt() for l, b in zip(ls, ll)])
+            for k, a in zip(ks, kk)
+        ]
+    )
+
+
+def maps(repeats: int) -> list[dict]:
+    rows = []
+    for label, make, shape in [
+        ("12-layer MLP", mlp, (256, 64)),
+        ("8-layer CNN", cnn, (256, 1, 8, 8)),
+    ]:
+        networks = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            networks.append(make().eval())
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        names = [str(i) for i in range(len(networks[0]))]
+        found: dict[str, Tensor] = {}
+
+        def ours(networks=networks, inputs=inputs, found=found) -> None:
+            found["ours"] = cka_matrix(*(activations(net, inputs) for net in networks))
+
+        def pytorch_cka(networks=networks, inputs=inputs, found=found, names=names) -> None:
+            with PytorchCKA(*networks, layers=names, device="cpu") as peer:
+                found["pytorch-cka"] = peer._compare([inputs], progress=False)
+
+        def torch_cka(networks=networks, inputs=inputs, found=found, names=names) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                peer = TorchCKA(*networks, "a", "b", names, names)
+            data = torch.utils.data.TensorDataset(inputs)
+            with torch.no_grad():
+                try:
+                    peer.compare(torch.utils.data.DataLoader(data, batch_size=len(inputs)))
+                except AssertionError:  # its own check for NaN; the map is kept all the same
+                    pass
+            found["torch_cka"] = peer.hsic_matrix
+            for net in networks:
+                for layer in net:
+                    layer._forward_hooks.clear()
+
+        calls = {"ours": ours, "pytorch-cka": pytorch_cka, "torch_cka": torch_cka}
+        seconds = paired(calls, repeats, label)
+        truth = exact(*(activations(net, inputs) for net in networks))
+        errors = {name: (value - truth).abs().max().item() for name, value in found.items()}
+        rows += [
+            {
+                "case": f"map {label}",
+                "peer": peer,
+                "ours_ms": 1e3 * seconds["ours"],
+                "peer_ms": 1e3 * seconds[peer],
+                "ratio": seconds[peer] / seconds["ours"],
+                "ours_error": errors["ours"],
+                "peer_error": errors[peer],
+            }
+            for peer in ("pytorch-cka", "torch_cka")
+        ]
+    return rows
+
+
+def show(rows: list[dict]) -> str:
+    lines = [f"{'case':36} {'peer':26} {'ours ms':>9} {'peer ms':>9} {'ratio':>6}  error ours / peer"]
+    for row in rows:
+        error = f"{row['ours_error']:.0e} / {row['peer_error']:.0e}" if "ours_error" in row else ""
+        lines.append(
+            f"{row['case']:36} {row['peer']:26} {row['ours_ms']:9.2f} {row['peer_ms']:9.2f} "
+            f"{row['ratio']:6.1f}  {error}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15, help="paired repeats a case")
+    parser.add_argument("--json", help="also write the rows and their provenance to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = losses(arguments.repeats) + maps(arguments.repeats)
+    print(show(rows))
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"rows": rows, **provenance()}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

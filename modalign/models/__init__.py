@@ -1,0 +1,1 @@
+"""The systems that the papers build from the methods."""

@@ -1,0 +1,294 @@
+"""Cosine similarity learning on synthetic pairs (section 4.1 of the CKA paper).
+
+Two encoders, one a modality, are trained so that paired examples point the same way. What the
+paper leaves open is a field of :class:`Setting`; the chapter maps the choices.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from modalign import records
+from modalign._checks import checked, require_choice
+from modalign.cka import cka
+
+Pairs = Literal["random", "shared"]
+Order = Literal["relu-bn", "bn-relu"]
+Measure = Literal["biased", "debiased", "uncentred"]
+Objective = Literal["cosine", "cka", "both", "both, warm-up"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One run. Defaults are the paper's where it gives a value.
+
+    Attributes:
+        pairs: ``"random"`` pairs share nothing; in ``"shared"`` pairs B depends on A.
+        order: of the layers after each linear one; ``"relu-bn"`` is the paper's wording.
+        measure: the CKA that is maximised: centred, debiased, or eq. 2 of the paper as printed.
+        objective: mean cosine, CKA, both (cosine + lambda CKA), or both after CKA alone.
+        lambda_cka: weight of CKA beside the cosine (paper: 0.1).
+        warmup_steps: steps of CKA alone ("few steps" in the paper; ours: one epoch), which count
+            among the steps of the run.
+        epochs: passes over the training pairs; the paper shows epochs 1, 5 and 10.
+        examples: training pairs (paper: 10,000); a fifth as many more are held out.
+        batch_size: paper: 512.
+        learning_rate: of Adam (paper: 0.001, betas 0.9 and 0.999).
+        seed: of the data, the initial weights and the batches.
+
+    Raises:
+        ValueError: for a choice that is not offered.
+    """
+
+    pairs: Pairs = "shared"
+    order: Order = "relu-bn"
+    measure: Measure = "biased"
+    objective: Objective = "both, warm-up"
+    lambda_cka: float = 0.1
+    warmup_steps: int = 20
+    epochs: int = 10
+    examples: int = 10_000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("pairs", Pairs),
+            ("order", Order),
+            ("measure", Measure),
+            ("objective", Objective),
+        ):
+            require_choice(getattr(self, name), get_args(choices), name)
+
+
+@checked
+def sample_pairs(
+    pairs: Pairs, n: int, *, seed: int, dim: int = 64, components: int = 10
+) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n dim"]]:
+    """Draw n pairs: A from a normal, B from a mixture of normals.
+
+    A's position picks B's component and moves B linearly; random pairs are the same draws with B
+    shuffled, so that both worlds have the same two modalities and differ in the pairing alone.
+
+    Args:
+        pairs: ``"random"`` or ``"shared"``.
+        n: number of pairs.
+        seed: of the world and the draw.
+        dim: features of each modality (paper: 64).
+        components: of the mixture (the paper gives no number).
+
+    >>> a, b = sample_pairs("shared", 5, seed=0)
+    >>> a.shape == b.shape == (5, 64)
+    True
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    directions, means = normal(components, dim), 2 * normal(components, dim)
+    spread, turn = 0.2 + normal(components, dim).abs(), normal(dim, dim) / dim**0.5
+    a = normal(n, dim)
+    component = (a @ directions.T).argmax(1)
+    b = means[component] + a @ turn + spread[component] * normal(n, dim)
+    if pairs == "random":
+        b = b[torch.randperm(n, generator=generator)]
+    return a, b
+
+
+def encoder(order: Order, dim: int = 64, width: int = 32, layers: int = 3) -> nn.Sequential:
+    """Three fully connected layers of width 32, each with ReLU and batch normalisation."""
+    modules: list[nn.Module] = []
+    for layer in range(layers):
+        modules.append(nn.Linear(width if layer else dim, width))
+        after = [nn.ReLU(), nn.BatchNorm1d(width)]
+        modules += after if order == "relu-bn" else after[::-1]
+    return nn.Sequential(*modules)
+
+
+def uncentred_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Equation 2 of the paper as printed: the cosine of two Gram matrices, not centred."""
+    return (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "biased": cka,
+    "debiased": lambda x, y: cka(x, y, debiased=True),
+    "uncentred": uncentred_cka,
+}
+
+
+@torch.no_grad()
+def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
+    """Mean cosine of the pairs and of shuffled pairs, the three CKAs, and recall at 1.
+
+    Recall at 1 is the part of the first 1,000 x whose own y has the largest cosine among theirs.
+    """
+    x_unit, y_unit = functional.normalize(x, dim=1), functional.normalize(y, dim=1)
+    few = x_unit[:1000] @ y_unit[:1000].T
+    own = torch.arange(len(few), device=few.device)
+    return {
+        "cosine": (x_unit * y_unit).sum(1).mean().item(),
+        "shuffled_cosine": (x_unit.mean(0) @ y_unit.mean(0)).item(),
+        "recall_at_1": (few.argmax(1) == own).float().mean().item(),
+        **{f"cka_{name}": measure(x, y).item() for name, measure in MEASURES.items()},
+    }
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, inputs: Tensor) -> None:
+    """Set the running statistics of batch normalisation to those of the inputs.
+
+    An untrained network would else be evaluated with means of 0 and variances of 1, which are not
+    what its first training step sees.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(inputs)
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
+    """Equation 4 of the paper: the objective, less lambda times CKA."""
+    alone = setting.objective == "cka" or (
+        setting.objective == "both, warm-up" and step < setting.warmup_steps
+    )
+    if alone:
+        return -MEASURES[setting.measure](x, y)
+    cosine = functional.cosine_similarity(x, y).mean()
+    if setting.objective == "cosine":
+        return -cosine
+    return -cosine - setting.lambda_cka * MEASURES[setting.measure](x, y)
+
+
+@dataclasses.dataclass
+class Trained:
+    """What a run leaves: a tidy history, and the held-out embeddings at the kept epochs."""
+
+    history: pd.DataFrame
+    embeddings: dict[int, tuple[Tensor, Tensor]]
+
+
+def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") -> Trained:
+    """Train both encoders, and evaluate them after every epoch, before the first included.
+
+    Args:
+        setting: the run.
+        keep: epochs whose held-out embeddings are kept.
+        device: where to train.
+
+    Returns:
+        History rows carry ``epoch``, ``split`` (``"train"`` or ``"held-out"``) and the columns
+        of :func:`evaluate`.
+
+    >>> run = train(Setting(examples=600, epochs=1))
+    >>> run.history[["epoch", "split"]].values.tolist()
+    [[0, 'train'], [0, 'held-out'], [1, 'train'], [1, 'held-out']]
+    """
+    held_out = setting.examples // 5
+    a, b = (
+        z.to(device)
+        for z in sample_pairs(setting.pairs, setting.examples + held_out, seed=setting.seed)
+    )
+    splits = {"train": slice(held_out, None), "held-out": slice(held_out)}
+    generator = torch.Generator().manual_seed(setting.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.seed)
+        f, g = encoder(setting.order).to(device), encoder(setting.order).to(device)
+    calibrate(f, a[held_out:]), calibrate(g, b[held_out:])
+    optimizer = torch.optim.Adam([*f.parameters(), *g.parameters()], lr=setting.learning_rate)
+    rows: list[dict[str, Any]] = []
+    embeddings = {}
+
+    def record(epoch: int) -> None:
+        f.eval(), g.eval()
+        with torch.no_grad():
+            for split, part in splits.items():
+                x, y = f(a[part]), g(b[part])
+                rows.append({"epoch": epoch, "split": split, **evaluate(x, y)})
+                if split == "held-out" and epoch in keep:
+                    embeddings[epoch] = (x.cpu(), y.cpu())
+        f.train(), g.train()
+
+    record(0)
+    step = 0
+    for epoch in range(1, setting.epochs + 1):
+        order = torch.randperm(setting.examples, generator=generator) + held_out
+        for batch in order.to(device).split(setting.batch_size):
+            optimizer.zero_grad()
+            loss(f(a[batch]), g(b[batch]), setting, step).backward()
+            optimizer.step()
+            step += 1
+        record(epoch)
+    return Trained(pd.DataFrame(rows), embeddings)
+
+
+def settings(grid: dict[str, Iterable[Any]], seeds: Iterable[int], **common: Any) -> list[Setting]:
+    """Every combination of the grid with every seed; runs that CKA cannot change appear once.
+
+    >>> len(settings({"objective": ["cosine", "cka"], "measure": ["biased", "debiased"]}, [0, 1]))
+    6
+    """
+    chosen: dict[Setting, None] = {}
+    for values in itertools.product(*grid.values(), seeds):
+        setting = Setting(**common, **dict(zip([*grid, "seed"], values, strict=True)))
+        if setting.objective == "cosine":
+            setting = dataclasses.replace(setting, measure="biased", lambda_cka=0.0)
+        chosen[setting] = None
+    return list(chosen)
+
+
+def _history(setting: Setting, device: str) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    columns = dataclasses.asdict(setting)
+    history = train(setting, device=device).history
+    return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
+
+
+def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.DataFrame:
+    """Train every setting, in ``jobs`` processes of one thread each; rows as :func:`train`'s."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+        tasks = pool.map(_history, runs, itertools.repeat(device))
+        histories = list(tqdm(tasks, total=len(runs), desc="runs"))
+    return pd.concat(histories, ignore_index=True)
+
+
+def record(*, seeds: int = 10, epochs: int = 20, jobs: int = 1, device: str = "cpu") -> None:
+    """Run the map of the unstated choices and the sweep over lambda, and keep both in results/.
+
+    ``cka/map``: pairs x order x measure x objective, every seed.
+    ``cka/lambda``: weights of CKA from 0 to 10 beside the cosine, for both kinds of pairs.
+    """
+    grids: dict[str, dict[str, Iterable[Any]]] = {
+        "cka/map": {
+            "pairs": get_args(Pairs),
+            "order": get_args(Order),
+            "measure": get_args(Measure),
+            "objective": get_args(Objective),
+        },
+        "cka/lambda": {
+            "pairs": get_args(Pairs),
+            "objective": ["both"],
+            "lambda_cka": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+        },
+    }
+    for name, grid in grids.items():
+        start = time.perf_counter()
+        table = sweep(settings(grid, range(seeds), epochs=epochs), jobs=jobs, device=device)
+        parameters = {"grid": grid, "seeds": seeds, "epochs": epochs, "device": device}
+        records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)

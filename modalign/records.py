@@ -1,0 +1,167 @@
+"""Recorded runs: a tidy table beside the provenance that makes it a fact."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import typing
+
+import modalign
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+LIBRARIES = ("torch", "numpy", "scikit-learn", "torchmetrics", "jaxtyping")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout the package lies in; None where it lies in none."""
+    here = pathlib.Path(modalign.__file__).parents[1]
+    if not (here / ".git").exists():
+        return None
+    answer = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def provenance() -> dict[str, typing.Any]:
+    """Say what produced a result: code, libraries, machine and time.
+
+    Returns:
+        ``version`` and ``commit`` of modalign (the commit ends in ``+changes`` where tracked
+        files differed from it, and is None outside a checkout), ``python``, ``libraries``
+        with their versions, ``machine`` (processor, cores, system), ``device`` and ``date``
+        (UTC).
+
+    >>> provenance()["version"] == modalign.__version__
+    True
+    """
+    import torch
+
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit and _git("status", "--porcelain", "--untracked-files=no", "--", "modalign"):
+        commit += "+changes"
+    cuda = torch.cuda.is_available()
+    return {
+        "version": modalign.__version__,
+        "commit": commit,
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def results_folder() -> pathlib.Path:
+    """Find ``results/``: the nearest one above the working directory, else beside the package.
+
+    Raises:
+        FileNotFoundError: where neither place has one.
+    """
+    here = pathlib.Path.cwd()
+    for root in (here, *here.parents, pathlib.Path(modalign.__file__).parents[1]):
+        if (root / "results" / "README.md").exists():
+            return root / "results"
+    raise FileNotFoundError(
+        f"results: no folder results/ with a README.md above {here} or beside the package; "
+        "run from a checkout of the book, which carries the recorded tables"
+    )
+
+
+def save(
+    table: pd.DataFrame,
+    name: str,
+    *,
+    parameters: dict[str, typing.Any],
+    seconds: float,
+    folder: str | pathlib.Path | None = None,
+) -> pathlib.Path:
+    """Write ``name.csv`` and its provenance ``name.json``, each atomically.
+
+    Args:
+        table: one row a measurement, tidy.
+        name: path below the results folder without a suffix, such as ``cka/map``.
+        parameters: what the run was given, seeds included.
+        seconds: wall time of the run.
+        folder: where to write; the book's ``results/`` by default.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        ValueError: for an empty table.
+    """
+    if table.empty:
+        raise ValueError(f"save: table for {name!r} has no row; a recorded run has at least one")
+    path = pathlib.Path(folder) if folder is not None else results_folder()
+    path = path / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "parameters": parameters,
+        "rows": len(table),
+        "seconds": round(seconds, 1),
+        "peak_memory_mib": round(peak_memory(), 1),
+        **provenance(),
+    }
+    texts = {
+        path: table.to_csv(index=False, float_format="%.6g"),
+        path.with_suffix(".json"): json.dumps(record, indent=2) + "\n",
+    }
+    for target, text in texts.items():
+        scratch = target.with_name(f".{target.name}.{os.getpid()}")
+        scratch.write_text(text)
+        scratch.replace(target)
+    return path
+
+
+def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Read a recorded table; its provenance is in ``table.attrs``.
+
+    Raises:
+        FileNotFoundError: where the table or its provenance is missing.
+        ValueError: where the table has another number of rows than its provenance says.
+    """
+    import pandas as pd
+
+    path = (pathlib.Path(folder) if folder is not None else results_folder()) / f"{name}.csv"
+    table = pd.read_csv(path)
+    table.attrs = json.loads(path.with_suffix(".json").read_text())
+    if len(table) != table.attrs["rows"]:
+        raise ValueError(
+            f"load: {path} has {len(table)} rows, its provenance says {table.attrs['rows']}; "
+            "make the run again"
+        )
+    return table
