@@ -18,6 +18,10 @@ from modalign._checks import checked, describe, require_finite, require_rows
 Kernel = Literal["linear", "rbf"] | Callable[[Tensor], Tensor]
 
 
+class DegenerateError(ValueError):
+    """A representation in which nothing varies, so that its CKA with anything is undefined."""
+
+
 @checked
 def hsic(
     k: Float[Tensor, "n n"], l: Float[Tensor, "n n"], *, unbiased: bool = False
@@ -89,8 +93,9 @@ def cka(
 
     Raises:
         ValueError: where the numbers of examples differ or are below 2 (4 debiased), a feature
-            is NaN or infinite, a representation is constant or otherwise without a norm
-            (debiased: all examples equally far apart), or the RBF bandwidth is zero.
+            is NaN or infinite, or the RBF bandwidth is zero.
+        DegenerateError: (a ``ValueError``) where a representation is constant or otherwise
+            without a norm (debiased: all examples equally far apart, or all but one equal).
 
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0], [4.0, 3.0], [3.0, 1.0]])
     >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
@@ -347,9 +352,9 @@ def _require_scale(scale: Tensor, x: Tensor, name: str) -> None:
 def _norm(self_product: Tensor, n: int, name: str) -> Tensor:
     """Return |K| of a Gram matrix of unit trace; it is zero where it is below rounding."""
     if self_product <= torch.finfo(self_product.dtype).eps / n:
-        raise ValueError(
-            f"{name}: nothing to compare: constant features, or (debiased) examples that are all "
-            "equally far apart"
+        raise DegenerateError(
+            f"{name}: nothing to compare: constant features, or (debiased) all examples equally "
+            "far apart or all but one equal"
         )
     return self_product.sqrt()
 

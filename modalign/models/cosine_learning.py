@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from modalign import records
 from modalign._checks import checked, require_choice
-from modalign.cka import cka
+from modalign.cka import DegenerateError, cka
 
 Pairs = Literal["random", "shared"]
 Order = Literal["relu-bn", "bn-relu"]
@@ -130,6 +130,14 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def alignment(measure: Measure, x: Tensor, y: Tensor) -> Tensor:
+    """One of the three CKAs, or NaN where an encoder has collapsed to a point."""
+    try:
+        return MEASURES[measure](x, y)
+    except DegenerateError:
+        return x.new_tensor(torch.nan)
+
+
 @torch.no_grad()
 def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
     """Mean cosine of the pairs and of shuffled pairs, the three CKAs, and recall at 1.
@@ -143,7 +151,7 @@ def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
         "cosine": (x_unit * y_unit).sum(1).mean().item(),
         "shuffled_cosine": (x_unit.mean(0) @ y_unit.mean(0)).item(),
         "recall_at_1": (few.argmax(1) == own).float().mean().item(),
-        **{f"cka_{name}": measure(x, y).item() for name, measure in MEASURES.items()},
+        **{f"cka_{measure}": alignment(measure, x, y).item() for measure in get_args(Measure)},
     }
 
 
@@ -163,16 +171,19 @@ def calibrate(network: nn.Module, inputs: Tensor) -> None:
 
 
 def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
-    """Equation 4 of the paper: the objective, less lambda times CKA."""
+    """Equation 4 of the paper: the objective, less lambda times CKA.
+
+    Where an encoder has collapsed there is no CKA to maximise, and its term is left out.
+    """
     alone = setting.objective == "cka" or (
         setting.objective == "both, warm-up" and step < setting.warmup_steps
     )
     if alone:
-        return -MEASURES[setting.measure](x, y)
+        return -alignment(setting.measure, x, y).nan_to_num()
     cosine = functional.cosine_similarity(x, y).mean()
     if setting.objective == "cosine":
         return -cosine
-    return -cosine - setting.lambda_cka * MEASURES[setting.measure](x, y)
+    return -cosine - setting.lambda_cka * alignment(setting.measure, x, y).nan_to_num()
 
 
 @dataclasses.dataclass

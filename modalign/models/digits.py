@@ -1,0 +1,236 @@
+"""Small networks on scikit-learn's 1,797 scanned digits and on the digits' English words."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from modalign import metrics, records
+from modalign._checks import checked
+from modalign.cka import cka, cka_matrix
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test scans: images (n, 64) from 0 to 1 and labels (n,).
+
+    The last 360 of the 1,797 scans are the test set; they come from other writers.
+
+    >>> (train, _), (test, _) = scans()
+    >>> train.shape, test.shape
+    (torch.Size([1437, 64]), torch.Size([360, 64]))
+    """
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target)
+    return (images[:-360], labels[:-360]), (images[-360:], labels[-360:])
+
+
+class LayeredCNN(nn.Module):
+    """Convolutions of 3 x 3 with batch normalisation and ReLU, whose activations can be listed.
+
+    The plain stack of Kornblith et al. (2019), scaled to scans of 8 x 8: the resolution is halved
+    once, after half of the layers.
+    """
+
+    def __init__(self, layers: int = 8, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(
+                    width if layer else 1,
+                    width,
+                    kernel_size=3,
+                    padding=1,
+                    stride=2 if layer == layers // 2 else 1,
+                    bias=False,
+                ),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            )
+            for layer in range(layers)
+        )
+        self.head = nn.Linear(width, 10)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """The output of every hidden layer, (n, channels, height, width)."""
+        outputs = []
+        images = images.reshape(-1, 1, 8, 8)
+        for layer in self.layers:
+            images = layer(images)
+            outputs.append(images)
+        return outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.activations(images)[-1].mean((2, 3)))
+
+
+def image_encoder(width: int) -> nn.Sequential:
+    """Two fully connected hidden layers over the 64 pixels."""
+    return nn.Sequential(
+        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, width)
+    )
+
+
+class WordEncoder(nn.Module):
+    """A word's letters through a GRU, to one vector."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.letters = nn.Embedding(27, 16, padding_idx=0)
+        self.gru = nn.GRU(16, width, batch_first=True)
+        self.head = nn.Linear(width, width)
+
+    def forward(self, words: tuple[str, ...] = WORDS) -> Tensor:
+        codes = [torch.tensor([ord(letter) - ord("a") + 1 for letter in word]) for word in words]
+        lengths = torch.tensor([len(code) for code in codes])
+        embedded = self.letters(nn.utils.rnn.pad_sequence(codes, batch_first=True))
+        packed = nn.utils.rnn.pack_padded_sequence(
+            embedded, lengths, batch_first=True, enforce_sorted=False
+        )
+        return self.head(self.gru(packed)[1][0])
+
+
+def _seeded(make: Callable[[], Any], seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def fit(
+    parameters: list[nn.Parameter],
+    logits: Callable[[Tensor], Tensor],
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int = 64,
+) -> None:
+    """Minimise the cross-entropy of the training scans with Adam at 0.001."""
+    (images, labels), _ = scans()
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
+            optimizer.zero_grad()
+            functional.cross_entropy(logits(images[batch]), labels[batch]).backward()
+            optimizer.step()
+
+
+def train_classifier(seed: int, epochs: int = 10, layers: int = 8) -> LayeredCNN:
+    """Train a digit classifier from a seed.
+
+    >>> network = train_classifier(0, epochs=1, layers=2)
+    >>> [activation.shape[1] for activation in network.activations(torch.zeros(1, 64))]
+    [16, 16]
+    """
+    network = _seeded(lambda: LayeredCNN(layers), seed)
+    fit(list(network.parameters()), network, seed=seed, epochs=epochs)
+    return network.eval()
+
+
+class ImageWordModel(nn.Module):
+    """An image encoder and a word encoder, matched by the cosine of their embeddings."""
+
+    def __init__(self, width: int = 32, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.image = image_encoder(width)
+        self.word = WordEncoder(width)
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the ten words for each image."""
+        x = functional.normalize(self.image(images), dim=1)
+        return x @ functional.normalize(self.word(), dim=1).T / self.temperature
+
+
+def train_image_words(seed: int, epochs: int = 20) -> ImageWordModel:
+    """Train both encoders so that a scan lies closest to its word.
+
+    >>> train_image_words(0, epochs=0)(torch.zeros(3, 64)).shape
+    torch.Size([3, 10])
+    """
+    model = _seeded(ImageWordModel, seed)
+    fit(list(model.parameters()), model, seed=seed, epochs=epochs)
+    return model.eval()
+
+
+@torch.no_grad()
+def image_word_alignment(model: ImageWordModel, *, seed: int = 0) -> dict[str, float]:
+    """CKA between test scans and their words, with and without the right pairing, and accuracy."""
+    _, (images, labels) = scans()
+    x, y = model.image(images), model.word()[labels]
+    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    return {
+        "cka_biased": cka(x, y).item(),
+        "cka_debiased": cka(x, y, debiased=True).item(),
+        "shuffled_biased": cka(x, y[shuffled]).item(),
+        "shuffled_debiased": cka(x, y[shuffled], debiased=True).item(),
+        "accuracy": (model(images).argmax(1) == labels).float().mean().item(),
+    }
+
+
+LAYER_MEASURES: dict[str, Callable[[list[Tensor], list[Tensor]], Tensor]] = {
+    "CKA, debiased": cka_matrix,
+    "CKA, biased": lambda xs, ys: cka_matrix(xs, ys, debiased=False),
+    "CCA": lambda xs, ys: torch.stack([torch.stack([metrics.cca(x, y) for y in ys]) for x in xs]),
+    "SVCCA": lambda xs, ys: torch.stack(
+        [torch.stack([metrics.cca(x, y, variance=0.99) for y in ys]) for x in xs]
+    ),
+}
+
+
+@checked
+def matching_layers(similarity: Float[Tensor, "l l"]) -> Int[Tensor, "2 l"]:
+    """For each layer of either network, its most similar layer in the other.
+
+    >>> matching_layers(torch.tensor([[0.9, 0.5], [0.6, 0.7]]))
+    tensor([[0, 1],
+            [0, 1]])
+    """
+    return torch.stack([similarity.argmax(1), similarity.argmax(0)])
+
+
+@torch.no_grad()
+def layer_similarities(first: LayeredCNN, second: LayeredCNN) -> dict[str, Tensor]:
+    """Maps of every measure between two networks' layers, on the test scans."""
+    _, (images, _) = scans()
+    xs, ys = (
+        [layer.flatten(1) for layer in network.activations(images)] for network in (first, second)
+    )
+    return {name: measure(xs, ys) for name, measure in LAYER_MEASURES.items()}
+
+
+def record(*, seeds: int = 10) -> None:
+    """Run both experiments on digits for every seed, and keep them in results/.
+
+    ``cka/digit_layers``: the sanity check of Kornblith et al. (2019) on independent pairs of
+    networks, a row for each layer with its most similar layer in the other network.
+    ``cka/digit_words``: alignment of scans and words, before and after training.
+    """
+    start, layers = time.perf_counter(), []
+    for seed in tqdm(range(seeds), desc="pairs of networks"):
+        pair = [train_classifier(2 * seed + i) for i in range(2)]
+        for name, similarity in layer_similarities(*pair).items():
+            for network, found in enumerate(matching_layers(similarity).tolist()):
+                layers += [
+                    {"seed": seed, "measure": name, "network": network, "layer": i, "found": j}
+                    for i, j in enumerate(found)
+                ]
+    parameters = {"seeds": seeds}
+    seconds = time.perf_counter() - start
+    records.save(pd.DataFrame(layers), "cka/digit_layers", parameters=parameters, seconds=seconds)
+    start, words = time.perf_counter(), []
+    for seed in tqdm(range(seeds), desc="images and words"):
+        for epochs in (0, 20):
+            alignment = image_word_alignment(train_image_words(seed, epochs), seed=seed)
+            words.append({"seed": seed, "epochs": epochs, **alignment})
+    seconds = time.perf_counter() - start
+    records.save(pd.DataFrame(words), "cka/digit_words", parameters=parameters, seconds=seconds)

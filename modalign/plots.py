@@ -1,0 +1,112 @@
+"""Figures of the book: one style, one palette, intervals wherever a mean is drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from modalign.metrics import seed_interval
+
+# Okabe and Ito's eight colours stay apart under all common colour-vision deficiencies.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+
+
+def use_style() -> None:
+    """Set the book's look for every figure that follows."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "font.size": 9.5,
+            "axes.grid": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+        }
+    )
+
+
+def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bool = True) -> None:
+    """Mean over seeds of column y against column x, one line for each value of ``by``.
+
+    Bands are 95% intervals over the rows that share x and ``by``; a single row draws none.
+    """
+    for i, (label, part) in enumerate(table.groupby(by, sort=False)):
+        groups = part.groupby(x)[y]
+        mean = groups.mean()
+        style: dict[str, Any] = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 3.5}
+        ax.plot(mean.index, mean, label=label, **style)
+        if groups.size().min() > 1:
+            bands = np.array([seed_interval(values.to_numpy())[1:] for _, values in groups])
+            ax.fill_between(mean.index, *bands.T, color=PALETTE[i], alpha=0.2, linewidth=0)
+    ax.set(xlabel=x, ylabel=y)
+    if legend:
+        ax.legend()
+
+
+def heatmap(
+    ax: Axes, matrix: Float[Tensor, "rows columns"], *, low: float = 0, high: float = 1
+) -> None:
+    """A matrix of similarities with its values, light where they are high."""
+    ax.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
+    ax.grid(False)
+    for (i, j), value in np.ndenumerate(np.asarray(matrix)):
+        colour = "black" if value > (low + high) / 2 else "white"
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    ax.set_xticks(*_numbers(matrix.shape[1]))
+    ax.set_yticks(*_numbers(matrix.shape[0]))
+
+
+def _numbers(n: int) -> tuple[list[int], list[str]]:
+    """Ticks that count layers from one."""
+    return list(range(n)), [str(i + 1) for i in range(n)]
+
+
+def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
+    """Intervals (columns mean, low, high), a row for each ``label`` and a colour for each ``by``.
+
+    An interval that crosses the line at 0 decides nothing.
+    """
+    labels = list(dict.fromkeys(table[label]))
+    groups = list(dict.fromkeys(table[by]))
+    for i, group in enumerate(groups):
+        part = table[table[by] == group]
+        place = np.array([labels.index(name) for name in part[label]]) + 0.22 * (
+            i - (len(groups) - 1) / 2
+        )
+        error = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        style: dict[str, Any] = {
+            "color": PALETTE[i],
+            "marker": MARKERS[i],
+            "markersize": 4,
+            "linestyle": "none",
+        }
+        ax.errorbar(part["mean"], place, xerr=error, label=group, **style)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(list(range(len(labels))), labels)
+    ax.invert_yaxis()
+
+
+def modalities(ax: Axes, points: Sequence[np.ndarray], labels: Sequence[str]) -> None:
+    """Two-dimensional points of several modalities, one colour and marker each."""
+    for i, (cloud, label) in enumerate(zip(points, labels, strict=True)):
+        ax.scatter(
+            cloud[:, 0],
+            cloud[:, 1],
+            s=5,
+            color=PALETTE[i],
+            marker=MARKERS[i],
+            label=label,
+            alpha=0.6,
+        )
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
