@@ -28,7 +28,7 @@ def hsic(
 ) -> Float[Tensor, ""]:
     r"""Hilbert-Schmidt independence criterion of two Gram matrices (eq. 2; Gretton et al. 2005).
 
-    Biased: tr(K C L C) / (n - 1)^2, equation 1 of the paper. Unbiased: eq. 7 (Song et al. 2012),
+    Biased: tr(K C L C) / (n - 1)^2, equation 1 of the paper. Unbiased: eq. 8 (Song et al. 2012),
     which may be negative. O(n^2) time and memory.
 
     Args:
@@ -75,7 +75,7 @@ def cka(
     float32 keeps its digits whatever the mean and the unit of the features. Half precision is
     computed in float32, under autocast too. The linear kernel works on the cheaper side:
     O(min(n^2 (d1 + d2), n d1 d2 + n d1^2 + n d2^2)) time, and O(n^2) or O(d1^2 + d1 d2 + d2^2)
-    memory beside the features; its gradient is in closed form (eq. 9), costs about as much
+    memory beside the features; its gradient is in closed form (eq. 10), costs about as much
     again, and cannot be differentiated once more. Other kernels take O(n^2) memory.
 
     Args:
@@ -83,7 +83,7 @@ def cka(
         y: another representation of the same examples, in the same order.
         kernel: ``"linear"`` (the paper's choice), ``"rbf"``, or a function from (n, d) features
             to their symmetric (n, n) Gram matrix.
-        debiased: use the unbiased HSIC in all three places (eq. 8; Kornblith et al. 2019). The
+        debiased: use the unbiased HSIC in all three places (eq. 9; Kornblith et al. 2019). The
             value may be negative and is returned as it is.
         threshold: bandwidth of the RBF kernel as a fraction of the median distance between
             examples (Kornblith et al. 2019); other kernels ignore it.
@@ -119,7 +119,7 @@ def cka(
 
 
 class MinibatchCKA(torchmetrics.Metric):
-    r"""Linear CKA accumulated over minibatches (eq. 10; Nguyen et al. 2021).
+    r"""Linear CKA accumulated over minibatches (eq. 11; Nguyen et al. 2021).
 
     Sums the unbiased HSIC terms of the minibatches, each weighted by its number of examples,
     and divides at the end, so that the value does not depend on how large the minibatches are.
@@ -217,7 +217,7 @@ def cka_matrix(
 
 
 class _LinearCKA(torch.autograd.Function):
-    """Linear CKA with its gradient in closed form (eq. 9), which is already centred."""
+    """Linear CKA with its gradient in closed form (eq. 10), which is already centred."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, debiased: bool) -> Tensor:
@@ -247,7 +247,7 @@ class _LinearCKA(torch.autograd.Function):
 
 
 def _products(x: Tensor, y: Tensor, debiased: bool) -> tuple[Tensor, Tensor, Tensor, tuple]:
-    """Return <K, L>, <K, K>, <L, L> of the centred Gram matrices of centred x and y (eq. 4, 5)."""
+    """Return <K, L>, <K, K>, <L, L> of the centred Gram matrices of centred x and y (eq. 4)."""
     (n, d1), d2 = x.shape, y.shape[1]
     if n * (d1 + d2) <= d1 * d2 + d1 * d1 + d2 * d2:
         k, l = _self_product(x), _self_product(y)
@@ -271,7 +271,7 @@ def _gradient(
     parts: Sequence[Tensor],
     debiased: bool,
 ) -> Tensor:
-    """2 (L/|L| - CKA K/|K|) X / |K| for centred Gram matrices K and L (eq. 9)."""
+    """2 (L/|L| - CKA K/|K|) X / |K| for centred Gram matrices K and L (eq. 10)."""
     if len(parts) == 2:
         k, l = parts
         return (l / l_norm - k * (value / k_norm)) @ x * (2 / k_norm)

@@ -137,7 +137,7 @@ def save(
         **provenance(),
     }
     texts = {
-        path: table.to_csv(index=False, float_format="%.6g"),
+        path: table.to_csv(index=False, float_format="%.5g"),
         path.with_suffix(".json"): json.dumps(record, indent=2) + "\n",
     }
     for target, text in texts.items():

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from modalign import records
+from modalign import metrics, records
 from modalign._checks import checked, require_choice
 from modalign.cka import DegenerateError, cka
 
@@ -248,7 +248,9 @@ def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") ->
     return Trained(pd.DataFrame(rows), embeddings)
 
 
-def settings(grid: dict[str, Iterable[Any]], seeds: Iterable[int], **common: Any) -> list[Setting]:
+def settings(
+    grid: Mapping[str, Iterable[Any]], seeds: Iterable[int], **common: Any
+) -> list[Setting]:
     """Every combination of the grid with every seed; runs that CKA cannot change appear once.
 
     >>> len(settings({"objective": ["cosine", "cka"], "measure": ["biased", "debiased"]}, [0, 1]))
@@ -279,27 +281,78 @@ def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.Data
     return pd.concat(histories, ignore_index=True)
 
 
-def record(*, seeds: int = 10, epochs: int = 20, jobs: int = 1, device: str = "cpu") -> None:
-    """Run the map of the unstated choices and the sweep over lambda, and keep both in results/.
+def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:
+    """Hold the paper's four statements against a recorded map.
 
-    ``cka/map``: pairs x order x measure x objective, every seed.
-    ``cka/lambda``: weights of CKA from 0 to 10 beside the cosine, for both kinds of pairs.
+    An effect is positive where the statement holds, and is paired by seed. It ``holds`` where its
+    95% interval lies above 0, is ``reversed`` below 0, and else ``undecided``.
+
+    Args:
+        table: ``cka/map``.
+        epoch: after which the runs are compared.
+        split: ``"train"`` or ``"held-out"`` pairs.
+        quality: the column that says how good an embedding is, such as ``"cosine"``.
     """
-    grids: dict[str, dict[str, Iterable[Any]]] = {
-        "cka/map": {
-            "pairs": get_args(Pairs),
-            "order": get_args(Order),
-            "measure": get_args(Measure),
-            "objective": get_args(Objective),
-        },
-        "cka/lambda": {
-            "pairs": get_args(Pairs),
-            "objective": ["both"],
-            "lambda_cka": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
-        },
-    }
-    for name, grid in grids.items():
+    table = table[(table["split"] == split) & table["epoch"].isin([0, epoch])]
+    keys = ["pairs", "order", "measure", "objective", "epoch", "seed"]
+    runs = table.set_index(keys).sort_index()
+    rows = []
+    for pairs, order, measure in itertools.product(*map(get_args, (Pairs, Order, Measure))):
+
+        def value(objective: str, column: str, at: int = epoch, where=(pairs, order, measure)):
+            trained_on = "biased" if objective == "cosine" else where[2]
+            return runs.loc[(*where[:2], trained_on, objective, at), column]
+
+        found = f"cka_{measure}"
+        effects = {
+            "cosine alone lowers CKA": value("cosine", found, 0) - value("cosine", found),
+            "CKA alone raises the cosine": value("cka", quality) - value("cka", quality, 0),
+            "both beats cosine alone": value("both", quality) - value("cosine", quality),
+            "warm-up helps": value("both, warm-up", quality) - value("both", quality),
+        }
+        for claim, effect in effects.items():
+            mean, low, high = metrics.seed_interval(effect.to_numpy())
+            verdict = "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+            where = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
+            rows.append({**where, "mean": mean, "low": low, "high": high, "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+    "cka/map": {
+        "pairs": get_args(Pairs),
+        "order": get_args(Order),
+        "measure": get_args(Measure),
+        "objective": get_args(Objective),
+        "epochs": [10],
+    },
+    "cka/lambda": {
+        "pairs": get_args(Pairs),
+        "objective": ["both"],
+        "lambda_cka": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+        "epochs": [10],
+    },
+    "cka/batch": {
+        "measure": ["biased", "debiased"],
+        "objective": ["cosine", "cka", "both"],
+        "batch_size": [16, 32, 128, 512],
+        "epochs": [3],
+    },
+}
+
+
+def record(*, seeds: int = 10, jobs: int = 1, device: str = "cpu") -> None:
+    """Run the three sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
+    for name, grid in GRIDS.items():
         start = time.perf_counter()
-        table = sweep(settings(grid, range(seeds), epochs=epochs), jobs=jobs, device=device)
-        parameters = {"grid": grid, "seeds": seeds, "epochs": epochs, "device": device}
+        runs = settings(grid, range(seeds))
+        table = sweep(runs, jobs=jobs, device=device)
+        varied = ["seed", *(column for column in grid if len(grid[column]) > 1)]
+        fixed = set(dataclasses.asdict(runs[0])) - set(varied)
+        parameters = {
+            "grid": grid,
+            "seeds": seeds,
+            "fixed": {column: getattr(runs[0], column) for column in sorted(fixed)},
+        }
+        table = table.drop(columns=list(fixed))
         records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)
