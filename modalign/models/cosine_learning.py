@@ -348,11 +348,8 @@ def record(*, seeds: int = 10, jobs: int = 1, device: str = "cpu") -> None:
         runs = settings(grid, range(seeds))
         table = sweep(runs, jobs=jobs, device=device)
         varied = ["seed", *(column for column in grid if len(grid[column]) > 1)]
-        fixed = set(dataclasses.asdict(runs[0])) - set(varied)
-        parameters = {
-            "grid": grid,
-            "seeds": seeds,
-            "fixed": {column: getattr(runs[0], column) for column in sorted(fixed)},
-        }
+        usual = dataclasses.asdict(Setting(epochs=grid["epochs"][0]))
+        fixed = {column: value for column, value in usual.items() if column not in varied}
         table = table.drop(columns=list(fixed))
+        parameters = {"grid": grid, "seeds": seeds, "fixed": fixed}
         records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)
