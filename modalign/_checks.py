@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import TypeCheckError, jaxtyped
 from torch import Tensor
 
+# an int will do where a float is asked for, as in Python itself
+_typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,7 +37,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     ``ValueError`` that lists each argument beside what was expected of it (a ``TypeError``
     where an argument is of another type altogether).
     """
-    typed = jaxtyped(function, typechecker=beartype)
+    typed = jaxtyped(function, typechecker=_typechecker)
     signature = inspect.signature(function)
 
     @functools.wraps(function)

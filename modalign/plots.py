@@ -57,13 +57,14 @@ def heatmap(
     ax: Axes, matrix: Float[Tensor, "rows columns"], *, low: float = 0, high: float = 1
 ) -> None:
     """A matrix of similarities with its values, light where they are high."""
-    ax.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
+    values = np.asarray(matrix)
+    ax.imshow(values, cmap="cividis", vmin=low, vmax=high)
     ax.grid(False)
-    for (i, j), value in np.ndenumerate(np.asarray(matrix)):
+    for (i, j), value in np.ndenumerate(values):
         colour = "black" if value > (low + high) / 2 else "white"
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-    ax.set_xticks(*_numbers(matrix.shape[1]))
-    ax.set_yticks(*_numbers(matrix.shape[0]))
+    ax.set_xticks(*_numbers(values.shape[1]))
+    ax.set_yticks(*_numbers(values.shape[0]))
 
 
 def _numbers(n: int) -> tuple[list[int], list[str]]:

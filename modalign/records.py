@@ -157,6 +157,10 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     path = (pathlib.Path(folder) if folder is not None else results_folder()) / f"{name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"load: no recorded run {path}; its chapter's gpu preset makes it (see results/README.md)"
+        )
     table = pd.read_csv(path)
     table.attrs = json.loads(path.with_suffix(".json").read_text())
     if len(table) != table.attrs["rows"]:
