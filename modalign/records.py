@@ -159,7 +159,7 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     path = (pathlib.Path(folder) if folder is not None else results_folder()) / f"{name}.csv"
     if not path.exists():
         raise FileNotFoundError(
-            f"load: no recorded run {path}; its chapter's gpu preset makes it (see results/README.md)"
+            f"load: no run {path}; its chapter's gpu preset makes it (results/README.md)"
         )
     table = pd.read_csv(path)
     table.attrs = json.loads(path.with_suffix(".json").read_text())
