@@ -6,13 +6,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from beartype import BeartypeConf, beartype
+from beartype.door import is_bearable
 from jaxtyping import TypeCheckError, jaxtyped
 from torch import Tensor
 
 # an int will do where a float is asked for, as in Python itself
-_typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_conf = BeartypeConf(is_pep484_tower=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,19 +27,25 @@ def describe(value: object) -> str:
     """
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__} of [{', '.join(map(describe, value))}]"
+    if isinstance(value, np.ndarray):
+        return f"ndarray {value.dtype} {value.shape}"
+    if isinstance(value, list | tuple) and value:
+        return f"{type(value).__name__} of {len(value)}, the first {describe(value[0])}"
     return f"{type(value).__name__} {value!r:.60}"
+
+
+def _readable(annotation: object) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Hold a function's arguments against the shapes and types in its signature.
 
-    A letter stands for one size in all arguments of a call. What does not fit raises a
-    ``ValueError`` that lists each argument beside what was expected of it (a ``TypeError``
-    where an argument is of another type altogether).
+    A letter stands for one size in all arguments of a call. What does not fit raises an error
+    that lists each argument beside what was expected of it: a ``TypeError`` where an argument is
+    of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype.
     """
-    typed = jaxtyped(function, typechecker=_typechecker)
+    typed = jaxtyped(function, typechecker=beartype(conf=_conf))
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -48,13 +56,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             came = signature.bind(*args, **kwargs).arguments
             kinds = {name: signature.parameters[name].annotation for name in came}
             lines = [
-                f"  {name}: expected {getattr(kind, '__name__', kind)}, got {describe(came[name])}"
+                f"  {name}: expected {_readable(kind)}, got {describe(came[name])}"
                 for name, kind in kinds.items()
                 if name != "self"
             ]
             foreign = any(
-                hasattr(kinds[name], "dim_str") and not isinstance(value, Tensor)
-                for name, value in came.items()
+                not isinstance(came[name], Tensor)
+                if hasattr(kind, "dim_str")
+                else not is_bearable(came[name], kind, conf=_conf)
+                for name, kind in kinds.items()
+                if name != "self"
             )
             raise (TypeError if foreign else ValueError)(
                 f"{function.__qualname__}: arguments do not fit the signature "
@@ -68,7 +79,7 @@ def require_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity, naming the first row that holds one."""
     bad = ~torch.isfinite(x.detach())
     if bad.any():
-        row = int(bad.flatten(1).any(1).nonzero()[0])
+        row = int(bad.reshape(len(x), -1).any(1).nonzero()[0])
         kind = "NaN" if torch.isnan(x.detach()[row]).any() else "an infinity"
         raise ValueError(f"{name}: expected finite values, got {kind} in row {row}")
 
@@ -85,3 +96,31 @@ def require_choice(value: object, choices: Sequence[str], name: str) -> None:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def require_gram(k: object, n: int, name: str) -> None:
+    """Refuse what is not a symmetric, finite (n, n) matrix."""
+    if not isinstance(k, Tensor) or not k.is_floating_point() or k.shape != (n, n):
+        raise ValueError(f"{name}: expected a floating-point ({n}, {n}) tensor, got {describe(k)}")
+    require_finite(k, name)
+    gap, size = (k - k.T).detach().abs().max(), k.detach().abs().max()
+    if gap > torch.finfo(k.dtype).eps ** 0.5 * size:
+        raise ValueError(f"{name}: expected a symmetric matrix, K and K' differ by {gap:.2g}")
+
+
+def require_features(x: Tensor, name: str) -> None:
+    """Refuse a matrix without columns."""
+    if not x.numel():
+        raise ValueError(f"{name}: expected at least one feature, got {describe(x)}")
+
+
+def require_layers(layers: Sequence[object], name: str, *, like: Sequence[Tensor]) -> None:
+    """Refuse a list of activations that is empty, or not of the examples of ``like[0]``."""
+    if not len(layers):
+        raise ValueError(f"{name}: expected at least one layer, got an empty list")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Tensor) or not layer.is_floating_point():
+            raise TypeError(f"{name}[{i}]: expected a floating-point tensor, got {describe(layer)}")
+        if layer.dim() < 2 or len(layer) != len(like[0]):
+            expected = f"{len(like[0])} examples of one or more features, as xs[0]"
+            raise ValueError(f"{name}[{i}]: expected {expected}, got {describe(layer)}")

@@ -5,17 +5,24 @@ Rows are examples: ``x`` is (n, d1), ``y`` is (n, d2). Equation numbers are thos
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchmetrics
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from modalign._checks import checked, describe, require_finite, require_rows
+from modalign._checks import (
+    checked,
+    require_choice,
+    require_features,
+    require_finite,
+    require_gram,
+    require_layers,
+    require_rows,
+)
 
-Kernel = Literal["linear", "rbf"] | Callable[[Tensor], Tensor]
+Kernel = str | Callable[[Tensor], Tensor]
 
 
 class DegenerateError(ValueError):
@@ -51,11 +58,8 @@ def hsic(
     n = len(k)
     require_rows(n, 4 if unbiased else 2, "k", "unbiased HSIC" if unbiased else "HSIC")
     k, l = _as_pair(k, l)
-    for name, gram in (("k", k), ("l", l)):
-        require_finite(gram, name)
-        gap, size = (gram - gram.T).abs().max(), gram.abs().max()
-        if gap > torch.finfo(gram.dtype).eps ** 0.5 * size:
-            raise ValueError(f"{name}: expected a symmetric matrix, K and K' differ by {gap:.2g}")
+    require_gram(k, n, "k")
+    require_gram(l, n, "l")
     k, l = _center_(k.clone(), unbiased), _center_(l.clone(), unbiased)
     return (k * l).sum() / _pairs(n, unbiased)
 
@@ -71,18 +75,19 @@ def cka(
 ) -> Float[Tensor, ""]:
     r"""Centred kernel alignment of two representations (eq. 3; equation 3 of the paper).
 
-    Features are centred before anything is multiplied, and divided by their largest entry, so
-    float32 keeps its digits whatever the mean and the unit of the features. Half precision is
-    computed in float32, under autocast too. The linear kernel works on the cheaper side:
-    O(min(n^2 (d1 + d2), n d1 d2 + n d1^2 + n d2^2)) time, and O(n^2) or O(d1^2 + d1 d2 + d2^2)
-    memory beside the features; its gradient is in closed form (eq. 10), costs about as much
-    again, and cannot be differentiated once more. Other kernels take O(n^2) memory.
+    With the linear and the RBF kernel, features are centred before anything is multiplied, and
+    divided by their norm, so float32 keeps its digits whatever their mean and unit. Half
+    precision is computed in float32, under autocast too. The linear kernel works on the cheaper
+    side: O(min(n^2 (d1 + d2), n d1 d2 + n d1^2 + n d2^2)) time, and O(n^2) or
+    O(d1^2 + d1 d2 + d2^2) memory beside the features; its gradient is in closed form (eq. 10)
+    and costs about as much again. For second derivatives pass a kernel, ``lambda z: z @ z.T``.
+    Other kernels take O(n^2) memory.
 
     Args:
         x: representation of n examples, one a row.
         y: another representation of the same examples, in the same order.
-        kernel: ``"linear"`` (the paper's choice), ``"rbf"``, or a function from (n, d) features
-            to their symmetric (n, n) Gram matrix.
+        kernel: ``"linear"`` (the paper's choice), ``"rbf"``, or a function from (n, d) features,
+            as they come, to their symmetric (n, n) Gram matrix.
         debiased: use the unbiased HSIC in all three places (eq. 9; Kornblith et al. 2019). The
             value may be negative and is returned as it is.
         threshold: bandwidth of the RBF kernel as a fraction of the median distance between
@@ -104,17 +109,15 @@ def cka(
     >>> round(cka(x, x.flip(0), debiased=True).item(), 4)
     -0.2572
     """
-    for name, z in (("x", x), ("y", y)):
-        require_rows(len(z), 4 if debiased else 2, name, "debiased CKA" if debiased else "CKA")
+    require_rows(len(x), *_smallest(debiased, "x"))
+    if isinstance(kernel, str):
+        require_choice(kernel, ("linear", "rbf"), "kernel")
     x, y = _as_pair(x, y)
     with torch.autocast(x.device.type, enabled=False):
         if kernel == "linear":
             return _LinearCKA.apply(x, y, debiased)
-        k = _gram(x, "x", kernel, threshold)
-        l = _gram(y, "y", kernel, threshold)
-        k, l = _center_(k / k.trace(), debiased), _center_(l / l.trace(), debiased)
-        k_norm = _norm(k.square().sum(), len(x), "x")
-        l_norm = _norm(l.square().sum(), len(y), "y")
+        k, k_norm = _centered_gram(x, "x", kernel, threshold, debiased)
+        l, l_norm = _centered_gram(y, "y", kernel, threshold, debiased)
         return (k * l).sum() / (k_norm * l_norm)
 
 
@@ -130,7 +133,8 @@ class MinibatchCKA(torchmetrics.Metric):
 
     Raises:
         ValueError: from ``update`` as :func:`cka` does, but a constant minibatch counts as zero;
-            from ``compute`` before any update, or where a representation never varied.
+            from ``compute`` before any update.
+        DegenerateError: from ``compute`` where a representation never varied.
 
     >>> x = torch.arange(24.0).reshape(8, 3).sin()
     >>> metric = MinibatchCKA()
@@ -161,8 +165,12 @@ class MinibatchCKA(torchmetrics.Metric):
         require_rows(n, 4, "x", "the unbiased HSIC of a minibatch")
         x, y = _as_pair(x, y)
         with torch.autocast(x.device.type, enabled=False):
-            (x, x_scale), (y, y_scale) = _standardize(x, "x"), _standardize(y, "y")
-            kl, kk, ll = (term.to(self.examples) for term in _products(x, y, True)[:3])
+            _, _, x_scale, y_scale, (kl, kk, ll), (kk_biased, ll_biased), _ = _compare(x, y, True)
+        # rounding is all that is left of a minibatch in which nothing varies
+        varied = [not _is_degenerate(kk, kk_biased), not _is_degenerate(ll, ll_biased)]
+        kl, kk, ll = (
+            term.to(self.examples) for term in (kl * all(varied), kk * varied[0], ll * varied[1])
+        )
         x_scale, y_scale = x_scale.to(self.examples), y_scale.to(self.examples)
         weight = n / _pairs(n, True)
         self.hsic_xy += weight * kl * x_scale**2 * y_scale**2
@@ -176,11 +184,11 @@ class MinibatchCKA(torchmetrics.Metric):
             raise ValueError("MinibatchCKA: no minibatch was added; call update(x, y) first")
         for name, total in (("x", self.hsic_xx), ("y", self.hsic_yy)):
             if total <= 0:
-                raise ValueError(f"{name}: has no variance within any minibatch")
+                raise DegenerateError(f"{name}: nothing varies within any minibatch")
         return self.hsic_xy / (self.hsic_xx.sqrt() * self.hsic_yy.sqrt())
 
 
-@checked
+@torch.no_grad()
 def cka_matrix(
     xs: Sequence[Float[Tensor, "n ..."]],
     ys: Sequence[Float[Tensor, "n ..."]] | None = None,
@@ -204,16 +212,23 @@ def cka_matrix(
 
     Raises:
         ValueError: as :func:`cka`, naming the layer; also for an empty list.
+        TypeError: where a layer is not a floating-point tensor.
 
     >>> x = torch.arange(24.0).reshape(8, 3).sin()
-    >>> cka_matrix([x, x.square()]).diagonal()
-    tensor([1., 1.])
+    >>> [round(value, 4) for value in cka_matrix([x, x.square()]).diagonal().tolist()]
+    [1.0, 1.0]
     """
-    first = _unit_grams(xs, "xs", debiased)
-    second = first if ys is None else _unit_grams(ys, "ys", debiased)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"ys: expected {len(xs[0])} examples as in xs, got another number")
-    return first @ second.T
+    dtype = torch.float32
+    for label, layers in (("xs", xs), ("ys", xs if ys is None else ys)):
+        require_layers(layers, label, like=xs)
+        require_rows(len(xs[0]), *_smallest(debiased, "xs[0]"))
+        for layer in layers:
+            dtype = torch.promote_types(dtype, layer.dtype)
+    with torch.autocast(xs[0].device.type, enabled=False):
+        first = _unit_grams(xs, "xs", debiased, dtype)
+        second = first if ys is None else _unit_grams(ys, "ys", debiased, dtype)
+        # summed row by row: one sum over n^2 products would lose digits in float32
+        return torch.bmm(first.transpose(0, 1), second.permute(1, 2, 0)).sum(0)
 
 
 class _LinearCKA(torch.autograd.Function):
@@ -221,45 +236,65 @@ class _LinearCKA(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, debiased: bool) -> Tensor:
-        (x, x_scale), (y, y_scale) = _standardize(x, "x"), _standardize(y, "y")
-        kl, kk, ll, parts = _products(x, y, debiased)
-        k_norm = _norm(kk, len(x), "x")
-        l_norm = _norm(ll, len(y), "y")
+        ctx.debiased, ctx.dtype = debiased, x.dtype
+        x, y, x_scale, y_scale, (kl, kk, ll), biased, parts = _compare(x, y, debiased)
+        k_norm, l_norm = _norm(kk, biased[0], "x"), _norm(ll, biased[1], "y")
         value = kl / (k_norm * l_norm)
         ctx.save_for_backward(x, y, x_scale, y_scale, k_norm, l_norm, value, *parts)
-        ctx.debiased = debiased
-        return value
+        return value.to(ctx.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "cka: the linear kernel can be differentiated once; for second derivatives "
+                "(create_graph=True) pass kernel=lambda z: z @ z.T"
+            )
         x, y, x_scale, y_scale, k_norm, l_norm, value, *parts = ctx.saved_tensors
-        wanted_x, wanted_y, _ = ctx.needs_input_grad
         swapped = parts[::-1] if len(parts) == 2 else (parts[0].T, parts[2], parts[1])
+        x_grad = y_grad = None
         with torch.autocast(x.device.type, enabled=False):
-            x_grad = _gradient(x, y, k_norm, l_norm, value, parts, ctx.debiased)
-            y_grad = _gradient(y, x, l_norm, k_norm, value, swapped, ctx.debiased)
-        return (
-            x_grad.mul_(grad / x_scale) if wanted_x else None,
-            y_grad.mul_(grad / y_scale) if wanted_y else None,
-            None,
-        )
+            if ctx.needs_input_grad[0]:
+                x_grad = _gradient(x, y, k_norm, l_norm, value, parts, ctx.debiased)
+                x_grad = x_grad.mul_(grad / x_scale).to(ctx.dtype)
+            if ctx.needs_input_grad[1]:
+                y_grad = _gradient(y, x, l_norm, k_norm, value, swapped, ctx.debiased)
+                y_grad = y_grad.mul_(grad / y_scale).to(ctx.dtype)
+        return x_grad, y_grad, None
 
 
-def _products(x: Tensor, y: Tensor, debiased: bool) -> tuple[Tensor, Tensor, Tensor, tuple]:
-    """Return <K, L>, <K, K>, <L, L> of the centred Gram matrices of centred x and y (eq. 4)."""
+def _compare(x: Tensor, y: Tensor, debiased: bool) -> tuple:
+    """Standardise x and y and multiply them; return both, their scales, and the products."""
+    (a, a_scale), (b, b_scale) = _standardize(x, "x"), _standardize(y, "y")
+    products, biased, parts = _products(a, b, debiased)
+    # An example far from all others has nearly all of |K| on the diagonal that debiasing takes off
+    # again: more digits than float32 has.
+    far = min(products[1] / biased[0], products[2] / biased[1]) < 0.01
+    if far and len(parts) == 3 and x.dtype == torch.float32:
+        return _compare(x.double(), y.double(), debiased)
+    return a, b, a_scale, b_scale, products, biased, parts
+
+
+def _products(x: Tensor, y: Tensor, debiased: bool) -> tuple[tuple, tuple, tuple]:
+    """Return <K, L>, <K, K>, <L, L> of the centred Gram matrices of centred x and y (eq. 4).
+
+    Beside them: the latter two before debiasing, and the matrices that the gradient needs.
+    """
     (n, d1), d2 = x.shape, y.shape[1]
     if n * (d1 + d2) <= d1 * d2 + d1 * d1 + d2 * d2:
         k, l = _self_product(x), _self_product(y)
-        if debiased:
-            k, l = _center_(k, True), _center_(l, True)
-        return (k * l).sum(), k.square().sum(), l.square().sum(), (k, l)
+        biased = k.square().sum(), l.square().sum()
+        if not debiased:
+            return ((k * l).sum(), *biased), biased, (k, l)
+        k, l = _center_(k, True), _center_(l, True)
+        return ((k * l).sum(), k.square().sum(), l.square().sum()), biased, (k, l)
     xy, xx, yy = x.T @ y, _self_product(x.T), _self_product(y.T)
     kl, kk, ll = xy.square().sum(), xx.square().sum(), yy.square().sum()
-    if debiased:
-        k, l = x.square().sum(1), y.square().sum(1)
-        kl, kk, ll = kl - k @ _diagonal(l), kk - k @ _diagonal(k), ll - l @ _diagonal(l)
-    return kl, kk, ll, (xy, xx, yy)
+    if not debiased:
+        return (kl, kk, ll), (kk, ll), (xy, xx, yy)
+    k, l = x.square().sum(1), y.square().sum(1)
+    debiasing = k @ _diagonal(l), k @ _diagonal(k), l @ _diagonal(l)
+    return (kl - debiasing[0], kk - debiasing[1], ll - debiasing[2]), (kk, ll), (xy, xx, yy)
 
 
 def _gradient(
@@ -288,6 +323,8 @@ def _self_product(x: Tensor, out: Tensor | None = None) -> Tensor:
     """Return x x'. Its lower left quarter is a copy of the upper right, a quarter less work."""
     n, h = len(x), len(x) // 2
     k = x.new_empty(n, n) if out is None else out
+    if x.shape[1] < n:  # so little work that three products take longer than one
+        return torch.mm(x, x.T, out=k)
     torch.mm(x[:h], x[:h].T, out=k[:h, :h])
     torch.mm(x[:h], x[h:].T, out=k[:h, h:])
     torch.mm(x[h:], x[h:].T, out=k[h:, h:])
@@ -314,6 +351,11 @@ def _center_(k: Tensor, unbiased: bool) -> Tensor:
     return k
 
 
+def _smallest(debiased: bool, name: str) -> tuple[int, str, str]:
+    """The least number of examples, for whom and for what."""
+    return (4, name, "debiased CKA") if debiased else (2, name, "CKA")
+
+
 def _pairs(n: int, unbiased: bool) -> int:
     return n * (n - 3) if unbiased else (n - 1) ** 2
 
@@ -326,32 +368,38 @@ def _as_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), y.to(dtype)
 
 
-def _shifted(x: Tensor, name: str) -> Tensor:
-    """x less its first row: a large mean is gone before anything is summed or multiplied, and
-    constant features become exactly zero."""
-    if not x.numel():
-        raise ValueError(f"{name}: expected at least one feature, got {describe(x)}")
-    return x - x[:1]
-
-
-def _standardize(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Centre x and divide it by its Frobenius norm; return both."""
-    centred = _shifted(x, name)
-    centred = centred.sub_(centred.mean(0))
+def _standardize(x: Tensor, name: str, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Centre x and divide it by its Frobenius norm; return both. Constant features give zeros."""
+    require_features(x, name)
+    mean = x.mean(0)
+    centred = torch.sub(x, mean, out=out)
     scale = torch.linalg.vector_norm(centred.detach())
-    _require_scale(scale, x, name)
-    return centred.div_(scale + (scale == 0)), scale
+    residue = torch.finfo(x.dtype).eps * len(x) ** 0.5 * torch.linalg.vector_norm(mean.detach())
+    if residue > 3e-4 * scale:  # rounding left too much of a large mean
+        centred = centred.sub_(centred.mean(0))
+        scale = torch.linalg.vector_norm(centred.detach())
+    if max(residue.item(), 1e-18) < scale.item() < 1e18:
+        return centred.div_(scale), scale
+    # Constant features, entries that are not finite, or entries whose squares are not.
+    require_finite(x, name)
+    if (x == x[:1]).all():
+        return centred.zero_(), scale * 0
+    peak = centred.detach().abs().amax()
+    if not peak.isfinite():
+        raise ValueError(f"{name}: entries too large to be summed in {x.dtype}; divide them")
+    centred = centred.div_(peak)
+    scale = torch.linalg.vector_norm(centred.detach())
+    return centred.div_(scale), scale * peak
 
 
-def _require_scale(scale: Tensor, x: Tensor, name: str) -> None:
-    if not scale.isfinite():
-        require_finite(x, name)
-        raise ValueError(f"{name}: entries too large to be squared in {scale.dtype}; divide them")
+def _is_degenerate(self_product: Tensor, biased: Tensor) -> bool:
+    """Whether |K|^2 is zero but for rounding, beside what it was before debiasing."""
+    return bool(self_product <= 8 * torch.finfo(biased.dtype).eps * biased)
 
 
-def _norm(self_product: Tensor, n: int, name: str) -> Tensor:
-    """Return |K| of a Gram matrix of unit trace; it is zero where it is below rounding."""
-    if self_product <= torch.finfo(self_product.dtype).eps / n:
+def _norm(self_product: Tensor, biased: Tensor, name: str) -> Tensor:
+    """Return |K|, refusing one that is zero."""
+    if _is_degenerate(self_product, biased):
         raise DegenerateError(
             f"{name}: nothing to compare: constant features, or (debiased) all examples equally "
             "far apart or all but one equal"
@@ -359,20 +407,36 @@ def _norm(self_product: Tensor, n: int, name: str) -> Tensor:
     return self_product.sqrt()
 
 
-def _gram(x: Tensor, name: str, kernel: Kernel, threshold: float) -> Tensor:
-    """Gram matrix of an RBF or a given kernel."""
+def _centered_gram(
+    x: Tensor, name: str, kernel: Kernel, threshold: float, debiased: bool
+) -> tuple[Tensor, Tensor]:
+    """Centred Gram matrix of an RBF or a given kernel, and its norm."""
+    require_features(x, name)
     if callable(kernel):
+        require_finite(x, name)
         k = kernel(x)
-        if k.shape != (len(x), len(x)):
-            raise ValueError(f"kernel: expected ({len(x)}, {len(x)}) for {name}, got {describe(k)}")
-        require_finite(k, f"kernel({name})")
-        return k
+        require_gram(k, len(x), f"kernel({name})")
+    else:
+        k = _rbf(x, name, threshold)
+    size = k.detach().abs().max()
+    k = k / (size + (size == 0))
+    before = k.detach().square().sum() * torch.finfo(k.dtype).eps
+    k = _center_(k, False)
+    biased = k.detach().square().sum()
+    _norm(biased, before, name)
+    if debiased:
+        k = _center_(k, True)
+    return k, _norm(k.square().sum(), biased, name)
+
+
+def _rbf(x: Tensor, name: str, threshold: float) -> Tensor:
+    """exp(-|x_i - x_j|^2 / 2 (t median)^2), the median over all pairs with themselves."""
     x, _ = _standardize(x, name)
     norms = x.square().sum(1)
     square = (norms + norms[:, None] - 2 * x @ x.T).clamp_min(0).fill_diagonal_(0)
     ordered, middle = square.flatten().sort().values, square.numel() // 2
     median = (ordered[middle] + ordered[(square.numel() - 1) // 2]) / 2
-    if median <= 0 or threshold <= 0:
+    if not (median > 0 and threshold > 0):
         raise ValueError(
             f"threshold: the RBF bandwidth of {name} is {threshold} x median distance "
             f"{median.sqrt():.3g}; expected a number above 0 (are most examples equal?)"
@@ -380,29 +444,24 @@ def _gram(x: Tensor, name: str, kernel: Kernel, threshold: float) -> Tensor:
     return torch.exp(-square / (2 * threshold**2 * median))
 
 
-@torch.no_grad()
-def _unit_grams(xs: Sequence[Tensor], label: str, debiased: bool) -> Tensor:
-    """Centred Gram matrices of unit norm, each flattened to a row of one (layers, n^2) matrix."""
-    if not xs:
-        raise ValueError(f"{label}: expected at least one layer, got an empty list")
-    n, dtype = len(xs[0]), torch.float32
-    require_rows(n, 4 if debiased else 2, f"{label}[0]", "debiased CKA" if debiased else "CKA")
-    for x in xs:
-        dtype = torch.promote_types(dtype, x.dtype)
-    grams = torch.empty(len(xs), n, n, dtype=dtype, device=xs[0].device)
-    for i, x in enumerate(xs):
-        name = f"{label}[{i}]"
-        if len(x) != n:
-            raise ValueError(f"{name}: expected {n} examples as in {label}[0], got {describe(x)}")
-        # The Gram matrix is centred below; its features need only lose their common offset.
-        with torch.autocast(x.device.type, enabled=False):
-            shifted = _shifted(x.flatten(1).to(dtype), name)
-            _self_product(shifted, out=grams[i])
-    traces = grams.diagonal(dim1=1, dim2=2).sum(1)
-    for i, x in enumerate(xs):
-        _require_scale(traces[i], x, f"{label}[{i}]")
-    _center_(grams.div_((traces + (traces == 0))[:, None, None]), debiased)
-    grams = grams.flatten(1)
-    squares = torch.linalg.vector_norm(grams, dim=1).square()
-    norms = [_norm(square, n, f"{label}[{i}]") for i, square in enumerate(squares)]
-    return grams.div_(torch.stack(norms)[:, None])
+def _unit_grams(layers: Sequence[Tensor], label: str, debiased: bool, dtype: torch.dtype) -> Tensor:
+    """Centred Gram matrices of unit norm, (layers, n, n)."""
+    n = len(layers[0])
+    grams = torch.empty(len(layers), n, n, dtype=dtype, device=layers[0].device)
+    scratch = grams.new_empty(max(layer.numel() for layer in layers))
+    for i, layer in enumerate(layers):
+        flat = layer.flatten(1).to(dtype)
+        centred, _ = _standardize(flat, f"{label}[{i}]", scratch[: flat.numel()].view_as(flat))
+        _self_product(centred, out=grams[i])
+    biased = squares = _squared_norms(grams)
+    if debiased:
+        squares = _squared_norms(_center_(grams, True))
+    norms = [
+        _norm(*pair, f"{label}[{i}]") for i, pair in enumerate(zip(squares, biased, strict=True))
+    ]
+    return grams.div_(torch.stack(norms)[:, None, None])
+
+
+def _squared_norms(grams: Tensor) -> Tensor:
+    """Row by row, which keeps float32's digits where one sum over n^2 squares would not."""
+    return torch.linalg.vector_norm(grams, dim=2).square().sum(1)

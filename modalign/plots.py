@@ -94,7 +94,7 @@ def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
         ax.errorbar(part["mean"], place, xerr=error, label=group, **style)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(list(range(len(labels))), labels)
-    ax.invert_yaxis()
+    ax.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def modalities(ax: Axes, points: Sequence[np.ndarray], labels: Sequence[str]) -> None:

@@ -1,0 +1,60 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
+
+.PHONY: help book html test bench env lint outputs clean
+
+help:
+	@echo "make book     execute every chapter on this machine, then render the pages"
+	@echo "make html     render the committed outputs, without executing"
+	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
+	@echo "make bench    our code beside the peers, as a table of ratios"
+	@echo "make outputs  execute, then keep the outputs in notebooks/ for a commit"
+	@echo "make lint     ruff and mypy only"
+	@echo "make env      the environment only"
+	@echo "make clean    remove what was built; the environment stays"
+
+book: $(VENV)/.has-book
+	$(BIN)/python tools/book.py execute --jobs $(JOBS)
+	$(BIN)/python tools/book.py render
+
+html: $(VENV)/.has-book
+	$(BIN)/python tools/book.py render --committed
+
+outputs: $(VENV)/.has-book
+	$(BIN)/python tools/book.py execute --jobs $(JOBS)
+	$(BIN)/python tools/book.py keep
+
+lint: $(VENV)/.has-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# one file's tests stay on one worker, so that the pages are rendered once
+test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: $(VENV)/.has-dev
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
+
+env: $(VENV)/.has-book
+
+clean:
+	rm -rf _build
+
+# a failed venv leaves a python without pip: pip is what tells a whole one
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("modalign needs Python 3.10 or newer and \
+	$(PYTHON) is " + sys.version.split()[0] + "; name another one: make book PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.has-book: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[book]'
+	@touch $@
+
+$(VENV)/.has-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.has-book

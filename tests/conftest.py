@@ -1,0 +1,19 @@
+import os
+
+# before torch is imported: the tests of one machine are to be those of another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("modalign", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("modalign")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  (what code under test may still draw from)

@@ -1,0 +1,317 @@
+"""What cka, cka_matrix and hsic refuse, and in which words; and what they must not mind."""
+
+import numpy as np
+import pytest
+import torch
+
+from modalign.cka import DegenerateError, cka, cka_matrix, hsic
+
+NAN, INF = float("nan"), float("inf")
+KERNELS = {
+    "linear": "linear",
+    "rbf": "rbf",
+    "callable": lambda z: (z - z.mean(0)) @ (z - z.mean(0)).T,
+}
+
+
+def x(n=8, d=3):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+
+
+def y(n=8, d=2):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+
+
+def gram(z):
+    return z @ z.T
+
+
+def with_entry(z, value, row=3):
+    z[row, 0] = value
+    return z
+
+
+def simplex(n=8):
+    return torch.eye(n) - 1 / n
+
+
+def all_but_one(n=8):
+    return with_entry(torch.ones(n, 2), 5.0)
+
+
+REFUSED = {
+    "no rows": (lambda k: cka(x(0), y(0), kernel=k), "x: .* at least 2 rows .*, got 0"),
+    "one row": (lambda k: cka(x(1), y(1), kernel=k), "x: .* at least 2 rows .*, got 1"),
+    "three rows, debiased": (
+        lambda k: cka(x(3), y(3), kernel=k, debiased=True),
+        "x: debiased CKA needs at least 4 rows .*, got 3",
+    ),
+    "no columns": (lambda k: cka(x(), y(d=0), kernel=k), r"y: .* feature, got float32 \(8, 0\)"),
+    "unequal n": (
+        lambda k: cka(x(8), y(7), kernel=k),
+        r"(?s)x: expected .*n d1.*, got float32 \(8, 3\)\n.*y: .*n d2.*, got float32 \(7, 2\)",
+    ),
+    "one dimension": (lambda k: cka(x()[0], y(), kernel=k), r"x: .*, got float32 \(3,\)"),
+    "three dimensions": (lambda k: cka(x(), y()[None], kernel=k), r"y: .*float32 \(1, 8, 2\)"),
+    "integers": (lambda k: cka(x().long(), y(), kernel=k), r"x: .*Float.*, got int64 \(8, 3\)"),
+    "booleans": (lambda k: cka(x(), y() > 0, kernel=k), r"y: .*Float.*, got bool \(8, 2\)"),
+    "complex": (lambda k: cka(x() + 1j, y(), kernel=k), r"x: .*Float.*, got complex64 \(8, 3\)"),
+    "NaN in x": (lambda k: cka(with_entry(x(), NAN), y(), kernel=k), "x.*finite.*NaN in row 3"),
+    "NaN in y": (lambda k: cka(x(), with_entry(y(), NAN), kernel=k), "y.*finite.*NaN in row 3"),
+    "NaN in row 0": (lambda k: cka(with_entry(x(), NAN, 0), y(), kernel=k), "x.*NaN in row 0"),
+    "infinity in y": (lambda k: cka(x(), with_entry(y(), INF), kernel=k), "y.*finite"),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+@pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_whatever_the_kernel(call, message, kernel):
+    with pytest.raises(ValueError, match=message):
+        call(kernel)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -300.1, 1e15, 1e30])
+def test_constant_features(value, debiased):
+    constant = torch.full((50, 3), value)
+    with pytest.raises(DegenerateError, match=r"x: .*constant"):
+        cka(constant, y(50), debiased=debiased)
+    with pytest.raises(DegenerateError, match=r"y: .*constant"):
+        cka(x(50), constant, debiased=debiased)
+    with pytest.raises(DegenerateError, match=r"xs\[1\]: .*constant"):
+        cka_matrix([x(50), constant], debiased=debiased)
+    with pytest.raises(DegenerateError, match=r"ys\[0\]: .*constant"):
+        cka_matrix([x(50)], [constant], debiased=debiased)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_constant_features_with_other_kernels(value):
+    constant = torch.full((50, 3), value)
+    with pytest.raises(ValueError, match=r"bandwidth of x .*expected a number above 0"):
+        cka(constant, y(50), kernel="rbf")
+    with pytest.raises(DegenerateError, match=r"y: .*constant"):
+        cka(x(50), constant, kernel=gram)
+
+
+DEGENERATE = {
+    "one-hot": torch.eye(8),
+    "simplex": simplex(),
+    "all but one equal": all_but_one(),
+    "one-hot and a shift": torch.eye(8) + 300,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("z", DEGENERATE.values(), ids=DEGENERATE.keys())
+def test_without_norm_where_debiased(z, dtype):
+    z = z.to(dtype)
+    assert cka(z, y()).isfinite()
+    for kernel in ("linear", gram):
+        with pytest.raises(DegenerateError, match=r"x: .*equally far apart"):
+            cka(z - z.mean(), y(), kernel=kernel, debiased=True)
+    with pytest.raises(DegenerateError, match=r"y: .*equally far apart"):
+        cka(x(), z, debiased=True)
+    with pytest.raises(DegenerateError, match=r"xs\[0\]: .*equally far apart"):
+        cka_matrix([z, x()])
+
+
+def test_an_array_is_of_the_wrong_type():
+    array = np.zeros((8, 3), dtype=np.float32)
+    with pytest.raises(TypeError, match=r"(?s)x: expected .*got ndarray.*y: expected"):
+        cka(array, y())
+    with pytest.raises(TypeError, match=r"l: expected .*got ndarray"):
+        hsic(gram(x()), np.eye(8))
+
+
+def test_a_map_of_arrays_is_of_the_wrong_type():
+    for _ in range(20):  # the type check may look at one item only
+        with pytest.raises(TypeError, match=r"xs(\[2\])?: .*ndarray"):
+            cka_matrix([x(), y(), np.zeros((8, 3))])
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, NAN])
+def test_threshold(threshold):
+    with pytest.raises(ValueError, match=f"threshold: .*{threshold}.*above 0"):
+        cka(x(), y(), kernel="rbf", threshold=threshold)
+
+
+def test_a_whole_threshold_is_a_number_too():
+    assert torch.equal(
+        cka(x(), y(), kernel="rbf", threshold=1), cka(x(), y(), kernel="rbf", threshold=1.0)
+    )
+
+
+def test_most_examples_equal():
+    z = torch.zeros(8, 2)
+    z[0] = 1
+    with pytest.raises(ValueError, match=r"bandwidth of y .*are most examples equal"):
+        cka(x(), z, kernel="rbf")
+
+
+@pytest.mark.parametrize(("kernel", "close"), [("rfb", "rbf"), ("Linear", "linear")])
+def test_an_unknown_kernel(kernel, close):
+    with pytest.raises(ValueError, match=f"kernel: expected one of linear, rbf, .*'{close}'"):
+        cka(x(), y(), kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_a_kernel_of_another_type(kernel):
+    with pytest.raises(TypeError, match="kernel: expected str .*Callable"):
+        cka(x(), y(), kernel=kernel)
+
+
+KERNEL_RESULTS = {
+    "a row": (lambda z: z[0], r"kernel\(x\): expected .* \(8, 8\) tensor, got float32 \(3,\)"),
+    "features": (lambda z: z, r"kernel\(x\): expected .* \(8, 8\) tensor, got float32 \(8, 3\)"),
+    "NaN": (lambda z: gram(z) * NAN, r"kernel\(x\): expected finite values, got NaN"),
+    "infinity": (lambda z: gram(z).abs() * INF, r"kernel\(x\): expected finite values, got an inf"),
+    "an array": (lambda z: gram(z).numpy(), "kernel.*ndarray"),
+    "a truth": (lambda z: gram(z) > 0, "kernel.*bool"),
+    "asymmetry": (lambda z: gram(z).triu(), "kernel.*symmetric"),
+}
+
+
+@pytest.mark.parametrize(("kernel", "message"), KERNEL_RESULTS.values(), ids=KERNEL_RESULTS.keys())
+def test_what_a_kernel_may_not_return(kernel, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        cka(x(), y(), kernel=kernel)
+
+
+def test_a_kernel_without_a_trace():
+    """Minus the squared distance is the linear kernel once centred."""
+
+    def distance(z):
+        return -(z[:, None] - z).square().sum(-1)
+
+    torch.testing.assert_close(cka(x(), y(), kernel=distance), cka(x(), y()))
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("scale", [1e-25, 1e-30])
+def test_entries_whose_squares_underflow(scale, kernel):
+    exact = cka(x().double(), y().double(), kernel=kernel).item()
+    assert cka(x(), y() * scale, kernel=kernel).item() == pytest.approx(exact, abs=1e-5)
+    assert cka_matrix([x(), y() * scale], debiased=False).isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_entries_whose_differences_overflow(kernel):
+    with pytest.raises(ValueError, match=r"y: entries too large"):
+        cka(x(), 3e38 * y().sign(), kernel=kernel)
+
+
+def test_mixed_types_are_promoted():
+    value = cka(x(), y().double())
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value, cka(x().double(), y().double()), rtol=0, atol=0)
+    value = hsic(gram(x()), gram(y()).double())
+    torch.testing.assert_close(
+        value, hsic(gram(x()).double(), gram(y()).double()), rtol=0, atol=1e-5
+    )
+    assert cka(x().half(), y().bfloat16()).dtype == torch.float32
+
+
+def test_mixed_types_are_promoted_in_a_map():
+    expected = cka_matrix([x().double()], [y().double()])
+    torch.testing.assert_close(cka_matrix([x()], [y().double()]), expected, rtol=0, atol=1e-6)
+    assert cka_matrix([x(), y().double()]).dtype == torch.float64
+
+
+STRIDED = {
+    "transposed": x().T.contiguous().T,
+    "every other row": x(16)[::2],
+    "every other column": x(8, 6)[:, ::2],
+    "one column expanded": x(8, 1).expand(8, 3),
+    "flipped": x().flip(0).T.contiguous().T.flip(0),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+@pytest.mark.parametrize("z", STRIDED.values(), ids=STRIDED.keys())
+def test_strides_do_not_matter(z, kernel):
+    z = z.detach().requires_grad_()
+    value = cka(z, y(), kernel=kernel)
+    torch.testing.assert_close(value, cka(z.contiguous(), y(), kernel=kernel))
+    torch.autograd.grad(value, z)
+    torch.testing.assert_close(cka_matrix([z]), cka_matrix([z.contiguous()]))
+    k = gram(z.detach())
+    torch.testing.assert_close(hsic(k.T, k), hsic(k, k))
+
+
+def test_an_expanded_gram_matrix():
+    ones = torch.ones(1, 1).expand(8, 8)
+    assert hsic(ones, gram(x())).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rank_deficient():
+    z = x(20, 2) @ torch.randn(2, 9)
+    assert cka(z, z[:, :4]).isfinite()
+    assert cka(z, torch.cat([z, z], 1)).item() == pytest.approx(1, abs=1e-6)
+    assert cka(z[:, :1] @ torch.ones(1, 5), z[:, :1], debiased=True).item() == pytest.approx(1)
+
+
+def test_inputs_are_left_as_they_are():
+    a, b = x().requires_grad_(), y()
+    k, l = gram(x()), gram(y())
+    before = [z.detach().clone() for z in (a, b, k, l)]
+    for kernel in KERNELS.values():
+        for debiased in (False, True):
+            cka(a, b, kernel=kernel, debiased=debiased).backward()
+            cka_matrix([a, b], debiased=debiased)
+            hsic(k, l, unbiased=debiased)
+    cka(a, b, kernel=lambda z: k if z.shape[1] == 3 else l)
+    for z, old in zip((a, b, k, l), before, strict=True):
+        assert torch.equal(z, old)
+        assert z._version == 0
+    assert a.requires_grad
+    assert a.is_leaf
+    assert a.grad.shape == a.shape
+    assert not b.requires_grad
+
+
+HSIC = {
+    "not square": (lambda k: (k[:, :5], k), r"k: .*n n.*float32 \(8, 5\)"),
+    "different sizes": (lambda k: (k, k[:5, :5]), r"l: .*n n.*float32 \(5, 5\)"),
+    "NaN": (lambda k: (k, k * NAN), "l: expected finite values, got NaN in row 0"),
+    "infinity": (lambda k: (with_entry(k, INF), k), "k: expected finite values, got an infinity"),
+    "not symmetric": (lambda k: (k, k.triu()), "l: expected a symmetric matrix"),
+    "one row": (lambda k: (k[:1, :1], k[:1, :1]), "k: HSIC needs at least 2 rows"),
+    "no rows": (lambda k: (k[:0, :0], k[:0, :0]), "k: HSIC needs at least 2 rows"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), HSIC.values(), ids=HSIC.keys())
+def test_hsic_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        hsic(*change(gram(x())))
+
+
+def test_unbiased_hsic_of_three():
+    with pytest.raises(ValueError, match=r"k: unbiased HSIC needs at least 4 rows"):
+        hsic(gram(x(3)), gram(y(3)), unbiased=True)
+
+
+def test_a_gram_matrix_is_symmetric_to_rounding():
+    k = gram(x(200, 50) + 3)
+    k[0, 1] += 1e-5
+    assert hsic(k, k).isfinite()
+
+
+MAPS = {
+    "no layer": (([],), "xs: expected at least one layer"),
+    "no second layer": (([x()], []), "ys: expected at least one layer"),
+    "one layer of other n": (([x(), x(7)],), r"xs\[1\]: expected 8 .*got float32 \(7, 3\)"),
+    "second list of other n": (([x()], [y(7)]), r"(?s)ys.*8.*7|xs.*8.*ys.*7"),
+    "NaN": (([x(), with_entry(y(), NAN)],), r"xs\[1\]: .*NaN in row 3"),
+    "no columns": (([x(), x(d=0)],), r"xs\[1\]: .*\(8, 0\)"),
+    "three rows": (([x(3)],), r"xs\[0\]: debiased CKA needs at least 4 rows"),
+    "a column without its dimension": (([x(), x()[:, 0]],), r"xs\[1\]: .*\(8,\)"),
+    "too large": (([x(), 3e38 * x().sign()],), r"xs\[1\]: entries too large"),
+}
+
+
+@pytest.mark.parametrize(("layers", "message"), MAPS.values(), ids=MAPS.keys())
+def test_a_map_refuses(layers, message):
+    for _ in range(5):  # whatever the type check happens to look at
+        with pytest.raises(ValueError, match=message):
+            cka_matrix(*layers)

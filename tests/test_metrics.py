@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.cross_decomposition import CCA
+
+from modalign.metrics import cca, seed_interval
+
+
+def test_interval_is_scipys():
+    values = np.random.default_rng(0).normal(size=7)
+    known = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    found = seed_interval(values, confidence=0.9)
+    assert found.mean == pytest.approx(values.mean())
+    assert found[1:] == pytest.approx((known.low, known.high))
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= 0 <= high
+        for _, low, high in (seed_interval(rng.normal(size=5)) for _ in range(2000))
+    ]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0]], [1.0, np.nan], [1.0, np.inf]])
+def test_interval_refuses(values):
+    with pytest.raises(ValueError, match="values: expected"):
+        seed_interval(values)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95])
+def test_interval_refuses_a_confidence(confidence):
+    with pytest.raises(ValueError, match="confidence: expected"):
+        seed_interval([1.0, 2.0], confidence=confidence)
+
+
+def random(n, d, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator, dtype=torch.float64)
+
+
+def test_cca_is_scikit_learns():
+    x, y = random(60, 4, 0), random(60, 3, 1)
+    y = y + x[:, :3]
+    model = CCA(3, scale=False, max_iter=5000, tol=1e-12).fit(x.numpy(), y.numpy())
+    left, right = model.transform(x.numpy(), y.numpy())
+    known = [np.corrcoef(left[:, i], right[:, i])[0, 1] ** 2 for i in range(3)]
+    assert cca(x, y).item() == pytest.approx(np.mean(known), abs=1e-6)
+
+
+def test_cca_ignores_invertible_maps_and_rank():
+    x, y, mix = random(60, 4, 0), random(60, 3, 1), random(4, 4, 2)
+    assert cca(x @ mix + 5, y).item() == pytest.approx(cca(x, y).item(), abs=1e-10)
+    assert cca(torch.cat([x, x], 1), y).item() == pytest.approx(cca(x, y).item(), abs=1e-10)
+
+
+def test_svcca_keeps_the_directions_of_most_variance():
+    x, y = random(60, 2, 0), random(60, 3, 1)
+    noisy = torch.cat([10 * x, 1e-3 * random(60, 5, 2)], 1)
+    assert cca(noisy, y, variance=0.99).item() == pytest.approx(cca(x, y).item(), abs=1e-3)
+
+
+def test_cca_is_at_its_ceiling_with_more_features_than_examples():
+    assert cca(random(20, 40, 0), random(20, 40, 1)).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(5, 2), "x: expected features that vary"),
+        (torch.full((5, 2), torch.nan), "x: expected finite"),
+        (torch.ones(1, 2), "x: canonical correlation needs at least 2 rows"),
+        (torch.ones(4, 2), "expected Float"),
+    ],
+)
+def test_cca_refuses(x, message):
+    with pytest.raises(ValueError, match=message):
+        cca(x, torch.randn(len(x) if "Float" not in message else 5, 3))
+
+
+def test_cca_refuses_a_share():
+    with pytest.raises(ValueError, match="variance: expected a share"):
+        cca(random(5, 2, 0), random(5, 2, 1), variance=99)

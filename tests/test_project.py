@@ -1,0 +1,179 @@
+"""The files around the package agree with one another."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import modalign
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "modalign"
+FLOORS = {
+    1: {
+        *("cka", "transport", "codebook", "gradients", "lars", "normalization", "projection"),
+        "data",
+    },
+    2: {"models", "training", "metrics", "plots", "records"},
+    3: {"cli", "rerun"},
+}
+METHOD_LIBRARIES = {"torch", "torchmetrics", "numpy", "jaxtyping", "beartype"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def project():
+    return tomllib.loads(read("pyproject.toml"))["project"]
+
+
+def direct_dependencies():
+    extras = project()["optional-dependencies"].values()
+    texts = [*project()["dependencies"], *(text for extra in extras for text in extra)]
+    needed = [Requirement(text) for text in texts]
+    return [each for each in needed if each.name != "modalign"]
+
+
+def constraints():
+    lines = [line for line in read("constraints.txt").splitlines() if not line.startswith("#")]
+    return {canonicalize_name(each.name): each for each in map(Requirement, lines)}
+
+
+def top_module(path):
+    """The part of the package a file belongs to: modalign/models/x.py is of models."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name):
+    if name.startswith("_"):
+        return 1
+    for number, names in FLOORS.items():
+        if name in names:
+            return number
+    raise AssertionError(f"modalign.{name} stands on no floor: add it to FLOORS and CONTRIBUTING")
+
+
+def imports(path):
+    """The dotted names that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports of the package in full"
+            yield node.module
+            if node.module == "modalign":
+                yield from (f"modalign.{alias.name}" for alias in node.names)
+
+
+def test_environment_installs_what_pyproject_says():
+    environment = yaml.safe_load(read("environment.yml"))
+    *conda, pip = environment["dependencies"]
+    assert environment["name"] == project()["name"]
+    assert [each.split("=")[0] for each in conda] == ["python", "pip"]
+    python = re.fullmatch(r"python=(\d+\.\d+)", conda[0])[1]
+    assert Requirement(f"python{project()['requires-python']}").specifier.contains(python)
+    assert pip["pip"] == ["-c constraints.txt", "-e .[book]"]
+    assert "book" in project()["optional-dependencies"]
+
+
+@pytest.mark.parametrize("dependency", direct_dependencies(), ids=str)
+def test_constraints_pin_every_direct_dependency_above_its_floor(dependency):
+    (pin,) = constraints()[canonicalize_name(dependency.name)].specifier
+    assert pin.operator == "=="
+    assert dependency.specifier.contains(pin.version, prereleases=True)
+
+
+def test_constraints_fit_every_build_and_leave_python_310_to_the_floors():
+    for name, constraint in constraints().items():
+        assert "+" not in str(constraint.specifier), f"{name} names a local version"
+        assert not constraint.marker.evaluate({"python_version": "3.10"})
+        assert constraint.marker.evaluate({"python_version": "3.11"})
+
+
+def test_citation_names_this_version_and_licence():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == modalign.__version__
+    assert citation["license"] == project()["license"]
+    assert "MIT License" in read("LICENSE")
+    assert "creativecommons.org/licenses/by/4.0" in read("LICENSE-text")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_only_go_down(path):
+    here = top_module(path)
+    for name in imports(path):
+        root, *below = name.split(".")
+        if root == "modalign" and below:
+            assert floor(below[0]) <= floor(here), f"{here} imports {name}, which stands higher"
+            assert here == "data" or below[0] != "data" or floor(here) > 1, (
+                f"the method {here} imports data"
+            )
+        elif floor(here) == 1 and here != "data" and root not in sys.stdlib_module_names:
+            assert root in METHOD_LIBRARIES | {"modalign"}, f"the method {here} imports {root}"
+
+
+def test_every_method_has_its_page_in_the_reference():
+    methods = {top_module(path) for path in MODULES} & (FLOORS[1] - {"data"})
+    assert methods
+    for name in methods:
+        assert f"## `modalign.{name}`" in read("book/api.md")
+
+
+def test_no_file_names_a_place_on_somebodys_disk():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: cannot tell which files are the project's")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    homes = re.compile(r"(?<![\w.~])/(?:home|Users|root|work|tmp)/[\w.-]+")
+    for name in filter(None, names.split("\0")):
+        path = ROOT / name
+        if path.suffix == ".png" or not path.exists():
+            continue
+        found = homes.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{name} names {found[0]}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "book/running.md", ".ci/run"])
+def test_every_make_command_in_the_texts_exists(page):
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`|\s)make ([a-z]+)(?=[`\s]|$)", read(page)))
+    commands = {
+        name for name in named if f"`make {name}" in read(page) or f"\nmake {name}" in read(page)
+    }
+    assert commands, f"{page} names no command"
+    assert commands <= targets
+
+
+def test_help_lists_every_verb():
+    makefile = read("Makefile")
+    verbs = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()) - {"help"}
+    assert verbs == set(re.findall(r'@echo "make ([a-z]+)', makefile))
+
+
+def test_readme_opens_with_the_two_commands_and_a_picture():
+    blocks = re.findall(r"```bash\n(.*?)```", read("README.md"), re.DOTALL)
+    assert [line.split("#")[0].strip() for line in blocks[0].splitlines()] == [
+        "make book",
+        "make test",
+    ]
+    assert read("README.md").index("make book") < read("README.md").index("![")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", read(page))
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing

@@ -1,0 +1,252 @@
+"""tools/book.py, on a tiny book written here."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from modalign import records
+
+TOOL = pathlib.Path(__file__).parents[1] / "tools" / "book.py"
+CONFIG = """
+title: tiny
+only_build_toc_files: true
+execute: {execute_notebooks: "off"}
+"""
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("book_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+
+
+def write_chapter(path, *sources):
+    cells = [nbformat.v4.new_markdown_cell(f"# Chapter {path.stem}")]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    cells[1].metadata.tags = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    held = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(held, path)
+
+
+def write_book(root, **chapters):
+    for name, sources in chapters.items():
+        write_chapter(root / "notebooks" / f"{name}.ipynb", *sources)
+    files = {
+        "_config.yml": CONFIG,
+        "_toc.yml": "format: jb-book\nroot: book/intro\nchapters:\n- file: book/status\n"
+        + "".join(f"- file: notebooks/{name}\n" for name in chapters),
+        "book/intro.md": "# Tiny\n\nA page.\n",
+        "book/status.md": f"# Status\n\n{tool.STATUS_MARK}Nothing yet.\n",
+        "modalign/method.py": "value = 1\n",
+        "notebooks/presets/good.yml": "smoke: {seed: 1}\n",
+        "results/README.md": "# Runs\n",
+        "constraints.txt": "torch==2.4.0\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    runs = pd.DataFrame({"seed": [0, 1]})
+    records.save(runs, "tiny/map", parameters={"seeds": [5, 6]}, seconds=7, folder=root / "results")
+    return root
+
+
+def book(root, *arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), "--root", str(root), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+GOOD = (
+    "seed = 0  # chance",
+    "import sys, pathlib\nprint('to the log', file=sys.stderr)",
+    "print(seed, pathlib.Path.cwd().name)",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A book whose one chapter was executed, under a user's own kernel that does not work."""
+    root = write_book(tmp_path_factory.mktemp("books") / "tiny", good=GOOD)
+    kernel = root.parent / "user" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "no"}))
+    code, said = book(root, "execute", JUPYTER_DATA_DIR=str(kernel.parents[1]))
+    assert code == 0, said
+    assert "to the log" in said
+    return root
+
+
+def test_an_executed_chapter_carries_its_stamp_and_no_trace_of_the_machine(tiny):
+    path = tiny / "_build" / "executed" / "good.ipynb"
+    held = nbformat.read(path, as_version=4)
+    assert held.cells[2].outputs == []
+    assert held.cells[3].outputs == [
+        nbformat.v4.new_output("stream", name="stdout", text="0 tiny\n")
+    ]
+    assert {"key", "seconds", "peak_memory_mib", "commit", "libraries"} <= set(
+        held.metadata.modalign
+    )
+    text = path.read_text()
+    assert "papermill" not in text
+    assert str(tiny) not in text
+    assert json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n" == text
+    assert not list(path.parent.glob(".*"))
+
+
+def test_a_second_call_executes_nothing(tiny):
+    (tiny / "modalign" / "method.py").touch()
+    code, said = book(tiny, "execute")
+    assert code == 0
+    assert "0 of 1 chapters to execute" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modalign/method.py",
+        "modalign/deeper/new.py",
+        "notebooks/presets/good.yml",
+        "results/README.md",
+        "constraints.txt",
+        "notebooks/good.ipynb",
+    ],
+)
+def test_an_edit_makes_the_chapter_stale_until_it_is_undone(tiny, name):
+    notebook, edited = tiny / "notebooks" / "good.ipynb", tiny / name
+    assert tool.is_fresh(tiny, notebook)
+    before = edited.read_bytes() if edited.exists() else None
+    if edited == notebook:
+        write_chapter(notebook, *GOOD, "# a comment")
+    else:
+        edited.parent.mkdir(exist_ok=True)
+        edited.write_text((before or b"").decode() + "# edited\n")
+    assert not tool.is_fresh(tiny, notebook)
+    if before is None:
+        edited.unlink()
+    else:
+        edited.write_bytes(before)
+    assert tool.is_fresh(tiny, notebook)
+
+
+def test_an_edited_page_does_not_make_a_chapter_stale(tiny):
+    (tiny / "book" / "intro.md").write_text("# Tiny\n\nAnother text.\n")
+    assert tool.is_fresh(tiny, tiny / "notebooks" / "good.ipynb")
+
+
+def test_executed_outputs_are_kept_only_while_they_are_of_this_source(tmp_path, tiny):
+    root = shutil.copytree(tiny, tmp_path / "copy")
+    executed = root / "_build" / "executed" / "good.ipynb"
+    assert book(root, "keep")[0] == 0
+    assert (root / "notebooks" / "good.ipynb").read_bytes() == executed.read_bytes()
+    (root / "modalign" / "method.py").write_text("value = 2\n")
+    code, said = book(root, "keep")
+    assert code == 1
+    assert "good: its executed copy is out of date" in said
+    code, said = book(root, "render")
+    assert code == 1
+    assert "good changed since last executed" in said
+
+
+def test_a_failing_cell_stops_the_build_and_is_reported_each_time(tmp_path):
+    bad = ("seed = 0", "def deep():\n    raise ValueError('no such thing')", "deep()", "seed = 1")
+    root = write_book(tmp_path, good=GOOD, bad=bad)
+    for calls in range(2):
+        code, said = book(root, "execute", "--jobs", 2)
+        assert code == 1
+        assert f"{2 - calls} of 2 chapters" in said
+        assert "Chapter bad stopped at cell 4 of 5" in said
+        assert "    deep()\n" in said
+        assert "ValueError: no such thing" in said
+        half_run = root / "_build" / "executed" / "bad.failed.ipynb"
+        assert str(half_run) in said
+        assert "no such thing" in half_run.read_text()
+        assert not (root / "_build" / "executed" / "bad.ipynb").exists()
+    assert tool.is_fresh(root, root / "notebooks" / "good.ipynb")
+
+    write_chapter(root / "notebooks" / "bad.ipynb", "seed = 0")
+    assert book(root, "execute")[0] == 0
+    assert not half_run.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import os; os._exit(3)", "Kernel died"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
+)
+def test_a_kernel_that_leaves_early_is_a_failure(tmp_path, source, reason):
+    root = write_book(tmp_path, bad=("seed = 0", source, "seed = 1"))
+    code, said = book(root, "execute")
+    assert code == 1
+    assert "Chapter bad stopped at cell 3 of 4" in said
+    assert reason in said
+
+
+def test_pages_are_made_once_and_again_when_a_page_changes(tiny):
+    page = tiny / "_build" / "html" / "book" / "intro.html"
+    intro = tiny / "book" / "intro.md"
+    intro.write_text("# Tiny\n\nThe first text.\n")
+    assert book(tiny, "render")[0] == 0
+    assert "The first text." in page.read_text()
+    assert (tiny / "_build" / "html" / "index.html").exists()
+    status = (tiny / "_build" / "html" / "book" / "status.html").read_text()
+    assert "Chapter good" in status
+    assert "tiny/map" in status
+    assert "5, 6" in status
+    assert "torchmetrics" in status
+    assert "Nothing yet." not in status
+
+    code, said = book(tiny, "render")
+    assert code == 0
+    assert "up to date" in said
+
+    intro.write_text("# Tiny\n\nThe second text.\n")
+    assert book(tiny, "render")[0] == 0
+    assert "The second text." in page.read_text()
+
+
+def test_a_warning_fails_the_pages_each_time_until_it_is_mended(tiny):
+    intro = tiny / "book" / "intro.md"
+    intro.write_text("# Tiny\n\nSee {doc}`nowhere`.\n")
+    for _ in range(2):
+        code, said = book(tiny, "render")
+        assert code == 1
+        assert "nowhere" in said
+        assert "up to date" not in said
+    intro.write_text("# Tiny\n\nMended.\n")
+    assert book(tiny, "render")[0] == 0
+
+
+def test_run_applies_a_preset_and_changes_and_refuses_what_it_does_not_know(tiny, tmp_path):
+    written = tmp_path / "out.ipynb"
+    assert book(tiny, "run", "good", "--preset", "smoke", "-o", written)[0] == 0
+    assert nbformat.read(written, as_version=4).cells[-1].outputs[-1].text.startswith("1 ")
+    assert book(tiny, "run", "good", "--preset", "smoke", "-p", "seed", 7, "-o", written)[0] == 0
+    assert nbformat.read(written, as_version=4).cells[-1].outputs[-1].text.startswith("7 ")
+    code, said = book(tiny, "run", "good", "--preset", "smoke", "-p", "sede", 7, "-o", written)
+    assert code == 1
+    assert "good has no parameter sede" in said
+    code, said = book(tiny, "run", "good", "--preset", "smok", "-o", written)
+    assert code == 1
+    assert "no preset 'smok', only smoke" in said
