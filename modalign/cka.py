@@ -165,9 +165,11 @@ class MinibatchCKA(torchmetrics.Metric):
         require_rows(n, 4, "x", "the unbiased HSIC of a minibatch")
         x, y = _as_pair(x, y)
         with torch.autocast(x.device.type, enabled=False):
-            _, _, x_scale, y_scale, (kl, kk, ll), (kk_biased, ll_biased), _ = _compare(x, y, True)
+            _, _, x_scale, y_scale, (kl, kk, ll), biased, parts = _compare(x, y, True)
         # rounding is all that is left of a minibatch in which nothing varies
-        varied = [not _is_degenerate(kk, kk_biased), not _is_degenerate(ll, ll_biased)]
+        varied = [
+            bool(own > _rounding(b, n, parts)) for own, b in zip((kk, ll), biased, strict=True)
+        ]
         kl, kk, ll = (
             term.to(self.examples) for term in (kl * all(varied), kk * varied[0], ll * varied[1])
         )
@@ -238,7 +240,8 @@ class _LinearCKA(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, debiased: bool) -> Tensor:
         ctx.debiased, ctx.dtype = debiased, x.dtype
         x, y, x_scale, y_scale, (kl, kk, ll), biased, parts = _compare(x, y, debiased)
-        k_norm, l_norm = _norm(kk, biased[0], "x"), _norm(ll, biased[1], "y")
+        k_norm = _norm(kk, _rounding(biased[0], len(x), parts), "x")
+        l_norm = _norm(ll, _rounding(biased[1], len(x), parts), "y")
         value = kl / (k_norm * l_norm)
         ctx.save_for_backward(x, y, x_scale, y_scale, k_norm, l_norm, value, *parts)
         return value.to(ctx.dtype)
@@ -392,14 +395,15 @@ def _standardize(x: Tensor, name: str, out: Tensor | None = None) -> tuple[Tenso
     return centred.div_(scale), scale * peak
 
 
-def _is_degenerate(self_product: Tensor, biased: Tensor) -> bool:
-    """Whether |K|^2 is zero but for rounding, beside what it was before debiasing."""
-    return bool(self_product <= 8 * torch.finfo(biased.dtype).eps * biased)
+def _rounding(biased: Tensor, n: int, parts: Sequence[Tensor]) -> Tensor:
+    """What rounding leaves of a zero |K|^2, which on the feature side is a difference."""
+    eps = 8 * torch.finfo(biased.dtype).eps
+    return biased * (n * eps**2 if len(parts) == 2 else eps)
 
 
-def _norm(self_product: Tensor, biased: Tensor, name: str) -> Tensor:
-    """Return |K|, refusing one that is zero."""
-    if _is_degenerate(self_product, biased):
+def _norm(self_product: Tensor, rounding: Tensor, name: str) -> Tensor:
+    """Return |K|, refusing one that is zero but for rounding."""
+    if self_product <= rounding:
         raise DegenerateError(
             f"{name}: nothing to compare: constant features, or (debiased) all examples equally "
             "far apart or all but one equal"
@@ -420,13 +424,13 @@ def _centered_gram(
         k = _rbf(x, name, threshold)
     size = k.detach().abs().max()
     k = k / (size + (size == 0))
-    before = k.detach().square().sum() * torch.finfo(k.dtype).eps
+    rounding = _rounding(k.detach().square().sum(), len(x), (k, k))
     k = _center_(k, False)
-    biased = k.detach().square().sum()
-    _norm(biased, before, name)
+    _norm(k.detach().square().sum(), rounding, name)
     if debiased:
+        rounding = _rounding(k.detach().square().sum(), len(x), (k, k))
         k = _center_(k, True)
-    return k, _norm(k.square().sum(), biased, name)
+    return k, _norm(k.square().sum(), rounding, name)
 
 
 def _rbf(x: Tensor, name: str, threshold: float) -> Tensor:
@@ -453,11 +457,10 @@ def _unit_grams(layers: Sequence[Tensor], label: str, debiased: bool, dtype: tor
         flat = layer.flatten(1).to(dtype)
         centred, _ = _standardize(flat, f"{label}[{i}]", scratch[: flat.numel()].view_as(flat))
         _self_product(centred, out=grams[i])
-    biased = squares = _squared_norms(grams)
-    if debiased:
-        squares = _squared_norms(_center_(grams, True))
+    rounding = _rounding(_squared_norms(grams), n, (grams, grams))
+    squares = _squared_norms(_center_(grams, True) if debiased else grams)
     norms = [
-        _norm(*pair, f"{label}[{i}]") for i, pair in enumerate(zip(squares, biased, strict=True))
+        _norm(*pair, f"{label}[{i}]") for i, pair in enumerate(zip(squares, rounding, strict=True))
     ]
     return grams.div_(torch.stack(norms)[:, None, None])
 

@@ -1,6 +1,6 @@
 """Measures that the chapters compare by, and the interval of a comparison."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 from modalign._checks import checked, require_finite, require_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Interval(NamedTuple):
@@ -49,6 +52,23 @@ def seed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
     half = stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
     return Interval(sample.mean(), sample.mean() - half, sample.mean() + half)
+
+
+def interval_table(
+    table: "pd.DataFrame", by: str | list[str], columns: list[str], *, digits: int = 3
+) -> "pd.DataFrame":
+    """Mean and 95% interval of each column, as text, a row for each group of ``by``.
+
+    >>> import pandas as pd
+    >>> runs = pd.DataFrame({"loss": ["a", "a", "b", "b"], "cka": [0.1, 0.3, 0.4, 0.4]})
+    >>> interval_table(runs, "loss", ["cka"], digits=1)["cka"].to_list()
+    ['0.2 [-1.1, 1.5]', '0.4 [0.4, 0.4]']
+    """
+
+    def text(values: "pd.Series") -> str:
+        return f"{seed_interval(values.to_numpy()):.{digits}f}"
+
+    return table.groupby(by, sort=False)[columns].agg(text)
 
 
 def _basis(x: Tensor, kept: float, name: str) -> Tensor:

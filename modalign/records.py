@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import typing
+from collections.abc import Iterable
 
 import modalign
 
@@ -169,3 +170,24 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
             "make the run again"
         )
     return table
+
+
+def listing(names: Iterable[str], folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """What stands behind recorded tables, a row each: seeds, cost, commit and machine."""
+    import pandas as pd
+
+    rows = []
+    for name in names:
+        made = load(name, folder).attrs
+        rows.append(
+            {
+                "table": f"results/{name}.csv",
+                "rows": made["rows"],
+                "seeds": made["parameters"]["seeds"],
+                "minutes": round(made["seconds"] / 60, 1),
+                "commit": made["commit"],
+                "machine": f"{made['machine']['processor']}, {made['machine']['cores']} cores, "
+                f"{made['device']}, torch {made['libraries']['torch']}",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -315,3 +315,9 @@ def test_a_map_refuses(layers, message):
     for _ in range(5):  # whatever the type check happens to look at
         with pytest.raises(ValueError, match=message):
             cka_matrix(*layers)
+
+
+def test_few_examples_of_many_features_have_a_debiased_norm():
+    """Four centred examples leave two dimensions to U-centring, so its norm is often small."""
+    draws = torch.randn(3000, 4, 300, generator=torch.Generator().manual_seed(0))
+    assert all(cka(z, draws[0], debiased=True).abs() <= 1 + 1e-5 for z in draws)

@@ -151,17 +151,29 @@ def made_up_map(effect):
 @pytest.mark.parametrize(("effect", "verdict"), [(0.1, "holds"), (-0.1, "reversed")])
 def test_claims_read_a_known_map(effect, verdict):
     found = claims(made_up_map(effect), epoch=10, split="train", quality="cosine")
-    assert len(found) == 4 * 12
+    assert len(found) == 5 * 12
     assert set(found.verdict) == {verdict}
-    both = found[found.claim == "both beats cosine alone"]
+    both = found[found.claim == "both beat the cosine"]
     assert both["mean"].to_numpy() == pytest.approx(effect)
+
+
+def test_verdicts_are_counted_and_tabled():
+    found = claims(made_up_map(0.1), epoch=10, split="train", quality="cosine")
+    counts = cosine_learning.count_verdicts(found)
+    assert counts["1-holds"] == counts["5-holds"] == 12
+    assert counts["3-shared-holds"] == counts["3-random-holds"] == 6
+    assert counts["2-reversed"] == 0
+    assert counts["3-largest"] == pytest.approx(0.2)
+    table = cosine_learning.verdict_table(found)
+    assert table.shape == (12, 5)
+    assert table.loc["shared", "relu-bn", "biased"]["warm-up helps"].startswith("holds 0.100 [")
 
 
 def test_claims_are_undecided_where_the_interval_crosses_zero():
     table = made_up_map(0.1)
     table.loc[table.objective == "both", "cosine"] = 0.5 + 0.1 * (table.seed % 2 * 2 - 1)
     found = claims(table, epoch=10, split="train", quality="cosine")
-    assert set(found[found.claim == "both beats cosine alone"].verdict) == {"undecided"}
+    assert set(found[found.claim == "both beat the cosine"].verdict) == {"undecided"}
 
 
 @pytest.mark.parametrize("name", list(cosine_learning.GRIDS))

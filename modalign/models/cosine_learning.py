@@ -282,7 +282,7 @@ def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.Data
 
 
 def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:
-    """Hold the paper's four statements against a recorded map.
+    """Hold the paper's four statements against a recorded map, the third in two versions.
 
     An effect is positive where the statement holds, and is paired by seed. It ``holds`` where its
     95% interval lies above 0, is ``reversed`` below 0, and else ``undecided``.
@@ -303,19 +303,43 @@ def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.D
             trained_on = "biased" if objective == "cosine" else where[2]
             return runs.loc[(*where[:2], trained_on, objective, at), column]
 
-        found = f"cka_{measure}"
+        aligned = f"cka_{measure}"
         effects = {
-            "cosine alone lowers CKA": value("cosine", found, 0) - value("cosine", found),
+            "cosine alone lowers CKA": value("cosine", aligned, 0) - value("cosine", aligned),
             "CKA alone raises the cosine": value("cka", quality) - value("cka", quality, 0),
-            "both beats cosine alone": value("both", quality) - value("cosine", quality),
+            "both, warm-up, beat the cosine": value("both, warm-up", quality)
+            - value("cosine", quality),
+            "both beat the cosine": value("both", quality) - value("cosine", quality),
             "warm-up helps": value("both, warm-up", quality) - value("both", quality),
         }
         for claim, effect in effects.items():
-            mean, low, high = metrics.seed_interval(effect.to_numpy())
+            interval = metrics.seed_interval(effect.to_numpy())
+            _, low, high = interval
             verdict = "holds" if low > 0 else "reversed" if high < 0 else "undecided"
             where = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
-            rows.append({**where, "mean": mean, "low": low, "high": high, "verdict": verdict})
+            found = {"verdict": verdict, "effect": f"{interval:.3f}"}
+            rows.append({**where, **interval._asdict(), **found})
     return pd.DataFrame(rows)
+
+
+def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Verdict and effect of :func:`claims`, a row for each choice and a column for each claim."""
+    cells = verdicts.assign(cell=verdicts["verdict"] + " " + verdicts["effect"])
+    order = list(dict.fromkeys(verdicts["claim"]))
+    return cells.pivot(index=["pairs", "order", "measure"], columns="claim", values="cell")[order]
+
+
+def count_verdicts(verdicts: pd.DataFrame) -> dict[str, float]:
+    """How often each claim (1, 2, ...) holds and is reversed, in all and by kind of pairs."""
+    counts: dict[str, float] = {}
+    for i, (_, part) in enumerate(verdicts.groupby("claim", sort=False), start=1):
+        counts[f"{i}-largest"] = part["mean"].max()
+        for verdict in ("holds", "reversed"):
+            met = part["verdict"] == verdict
+            counts[f"{i}-{verdict}"] = int(met.sum())
+            for kind in get_args(Pairs):
+                counts[f"{i}-{kind}-{verdict}"] = int((met & (part["pairs"] == kind)).sum())
+    return counts
 
 
 GRIDS: dict[str, dict[str, Sequence[Any]]] = {

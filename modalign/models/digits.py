@@ -22,7 +22,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Training and test scans: images (n, 64) from 0 to 1 and labels (n,).
 
-    The last 360 of the 1,797 scans are the test set; they come from other writers.
+    The last 360 of the 1,797 scans are the test set.
 
     >>> (train, _), (test, _) = scans()
     >>> train.shape, test.shape
