@@ -78,3 +78,16 @@ def test_the_results_folder_is_found_from_below(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert records.results_folder() == tmp_path / "results"
+
+
+def test_listing_tells_what_stands_behind_tables(tmp_path):
+    table = pd.DataFrame({"x": [1.0, 2.0]})
+    records.save(table, "one", parameters={"seeds": 7}, seconds=90, folder=tmp_path)
+    found = records.listing(["one"], tmp_path).iloc[0]
+    assert (found["rows"], found["seeds"], found["minutes"]) == (2, 7, 1.5)
+    assert "torch" in found["machine"]
+
+
+def test_a_missing_run_says_how_to_make_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gpu preset makes it"):
+        records.load("nowhere", tmp_path)
