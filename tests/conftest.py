@@ -1,4 +1,5 @@
 import os
+import pathlib
 
 # before torch is imported: the tests of one machine are to be those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +18,14 @@ hypothesis.settings.load_profile("modalign")
 def _fixed_seeds():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (what code under test may still draw from)
+
+
+@pytest.fixture
+def real_data(monkeypatch):
+    """The folder of real data sets, named by MODALIGN_DATA or lying beside the checkout."""
+    beside = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("MODALIGN_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no real data: set MODALIGN_DATA to the folder that holds them")
+    monkeypatch.setenv("MODALIGN_DATA", str(folder))
+    return folder

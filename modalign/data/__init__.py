@@ -1,0 +1,160 @@
+"""Data sets with the same columns: `load` reads one, `available` says which there are.
+
+Every set has ``id`` and ``split`` (None where a row is in none). What else it has goes by these
+names: ``image``, ``audio``, ``text`` (the one sentence or word of a row), ``captions`` (several
+of one picture), ``question`` and ``answers``, ``label`` (a class; -1 where it is withheld).
+Pictures are decoded when a row is read; sound by `waveform`.
+
+Files are looked for under the folder that the environment variable ``MODALIGN_DATA`` names.
+Nothing is downloaded unless asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import warnings
+
+import datasets
+
+from modalign._checks import require_choice
+from modalign.data import (
+    digits,
+    esc10,
+    flickr8k,
+    hub,
+    nlvr,
+    snlive,
+    spoken_digits,
+    tvqa,
+    world,
+    yms,
+)
+from modalign.data._files import SPLITS, BadRow, Reading, SkippedRows, Source, require_split
+from modalign.data.audio import waveform
+from modalign.data.features import FeatureFile
+
+__all__ = [
+    "SPLITS",
+    "BadRow",
+    "FeatureFile",
+    "SkippedRows",
+    "available",
+    "load",
+    "source",
+    "waveform",
+]
+
+SOURCES = {
+    each.name: each
+    for each in (
+        world.SOURCE,
+        digits.SOURCE,
+        spoken_digits.SOURCE,
+        flickr8k.SOURCE,
+        esc10.SOURCE,
+        nlvr.SOURCE,
+        snlive.SOURCE,
+        yms.SOURCE,
+        tvqa.SOURCE,
+        tvqa.PLUS,
+        hub.SOURCE,
+    )
+}
+
+
+def load(
+    name: str,
+    split: str | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    on_bad: str = "raise",
+    verify: bool = True,
+    checksums: bool = False,
+    **options: object,
+) -> datasets.Dataset:
+    """Read a data set.
+
+    Args:
+        name: one of `available`; ``hub:NAME`` for a data set of the Hugging Face hub, or
+            ``hub:FOLDER`` for a folder that `datasets` can read.
+        split: ``train``, ``validation`` or ``test``; all rows by default.
+        folder: where the set's own files lie; its folder under ``MODALIGN_DATA`` by default.
+        on_bad: ``raise`` an error for a bad row, or ``skip`` it: what was skipped is counted and
+            reported in a `SkippedRows` warning and in the data set's description.
+        verify: decode pictures and sound and read features once, so that a bad file is found
+            now; ``False`` saves the time and leaves it to be found later.
+        checksums: compare the small official files with their recorded SHA-256 first.
+        **options: the loader's own; an unknown one is refused with the names of those it has.
+
+    Returns:
+        A `datasets.Dataset` with typed columns, in the order of the set's files.
+
+    Raises:
+        ValueError: for an unknown name, split or option, naming the closest; for a `BadRow`.
+        FileNotFoundError: where files are missing; says what to get, where, under which terms.
+
+    >>> digits = load("digits", "test")
+    >>> digits.num_rows, digits[0]["text"], digits[0]["image"].size
+    (360, 'two', (8, 8))
+    """
+    chosen = source(name)
+    require_split(split, chosen.splits, name)
+    known = tuple(inspect.signature(chosen.read).parameters)[1:]
+    for option in options:
+        if not known:
+            raise ValueError(f"{name}: takes no option of its own, got {option!r}")
+        require_choice(option, known, f"{name}: option")
+    reading = Reading(
+        chosen, split, folder=folder, on_bad=on_bad, verify=verify, checksums=checksums
+    )
+    dataset = chosen.read(reading, **options)
+    for warning in reading.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return dataset
+
+
+def source(name: str) -> Source:
+    """What is known about a set: content, splits, origin, terms, files.
+
+    >>> source("spoken-digits").terms
+    'CC BY-SA 4.0 (recordings), CC BY 4.0 (scans)'
+    """
+    if name.startswith(hub.SOURCE.name) and name != hub.SOURCE.name:
+        return dataclasses.replace(hub.SOURCE, name=name)
+    require_choice(name, tuple(SOURCES), "name")
+    return SOURCES[name]
+
+
+def available() -> list[dict[str, object]]:
+    """List the data sets, a dictionary each; ``pandas.DataFrame(available())`` is a table.
+
+    Returns:
+        For each set: ``name``, ``holds``, ``splits``, ``embedded`` (comes with the book),
+        ``found`` (embedded, or its folder is there), ``origin``, ``terms`` and ``get`` (what to
+        download, and where to put it).
+
+    >>> [each["name"] for each in available() if each["embedded"]]
+    ['shapes', 'digits']
+    """
+    return [
+        {
+            "name": each.name,
+            "holds": each.holds,
+            "splits": each.splits,
+            "embedded": each.embedded,
+            "found": each.embedded or _is_here(each),
+            "origin": each.origin,
+            "terms": each.terms,
+            "get": each.how_to_get(),
+        }
+        for each in SOURCES.values()
+    ]
+
+
+def _is_here(source: Source) -> bool:
+    root = os.environ.get("MODALIGN_DATA")
+    return bool(root and source.folder) and os.path.isdir(
+        os.path.join(root or "", source.folder or "")
+    )

@@ -1,0 +1,172 @@
+"""``flickr8k``: 8,091 photographs with five captions each (Hodosh, Young and Hockenmaier 2013).
+
+The official caption file also describes ``2258277193_586949ec62.jpg`` (five rows, one of them
+under a misspelt name), a photograph that was never distributed. Those rows are left out where
+the photograph is absent, and the data set's description says so.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import datasets
+
+from modalign._checks import require_choice
+from modalign.data._files import (
+    Once,
+    Problem,
+    Reading,
+    Row,
+    Source,
+    decoded,
+    fields,
+    numbered_lines,
+    sentence,
+)
+
+LISTS = {
+    "train": "text/Flickr_8k.trainImages.txt",
+    "validation": "text/Flickr_8k.devImages.txt",
+    "test": "text/Flickr_8k.testImages.txt",
+}
+CAPTIONS = "text/Flickr8k.token.txt"
+NEVER_DISTRIBUTED = "2258277193_586949ec62.jpg"
+
+
+def image_splits(reading: Reading) -> dict[str, str]:
+    """The split of every photograph that the official lists name."""
+    splits: dict[str, str] = {}
+    for split, name in LISTS.items():
+
+        def add(line: bytes, split: str = split) -> None:
+            image = sentence(decoded(line), "file name of a photograph")
+            if image in splits:
+                raise Problem(f"duplicate: {image} is in the {splits[image]} list already")
+            splits[image] = split
+
+        reading.sift(numbered_lines(reading.existing(name)), add)
+    return splits
+
+
+def parse(line: bytes) -> tuple[str, str, str]:
+    """Photograph, number and text of a caption.
+
+    >>> parse(b"1000268201_693b08cb0e.jpg#1\\tA girl going into a wooden building .")
+    ('1000268201_693b08cb0e.jpg', '1', 'A girl going into a wooden building .')
+    """
+    key, caption = fields(line, ("IMAGE#NUMBER", "CAPTION"))
+    image, mark, number = key.rpartition("#")
+    if not mark or not image or not number.isdecimal():
+        raise Problem(f"expected IMAGE#NUMBER before the tab, got {key!r}")
+    if image == f"{NEVER_DISTRIBUTED}.1":
+        image = NEVER_DISTRIBUTED
+    return image, number, sentence(caption, "caption")
+
+
+def read(
+    reading: Reading, *, images: str | os.PathLike[str] | None = None, row: str = "image"
+) -> datasets.Dataset:
+    """Photographs with their captions, in the order of the caption file.
+
+    Args:
+        reading: what was asked for.
+        images: folder of the photographs, of any resolution; ``images/`` beside ``text/`` by
+            default.
+        row: ``image`` for a row a photograph, with ``captions``; ``caption`` for a row a caption,
+            with ``text``.
+    """
+    require_choice(row, ("image", "caption"), "flickr8k: row")
+    folder = reading.existing("images") if images is None else pathlib.Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"flickr8k: images: no folder {folder}")
+    splits = image_splits(reading)
+    captions = _captions(reading, splits)
+    if NEVER_DISTRIBUTED in captions and not (folder / NEVER_DISTRIBUTED).exists():
+        left_out = len(captions.pop(NEVER_DISTRIBUTED))
+        reading.notes.append(
+            f"{left_out} captions of {NEVER_DISTRIBUTED}, never distributed, are left out"
+        )
+    _refuse_uncaptioned(reading, folder, splits, captions)
+
+    def make(image: str) -> Row:
+        cell = reading.image(folder / image)
+        return {
+            "id": image,
+            "image": cell,
+            "captions": [text for _, _, text in captions[image]],
+            "split": splits.get(image),
+        }
+
+    items = ((captions[image][0][0], image) for image in captions)
+    rows = reading.sift(items, make)
+    if row == "image":
+        return reading.table(rows, _features(captions=datasets.List(datasets.Value("string"))))
+    flat = [
+        {**each, "id": f"{each['id']}#{number}", "text": text}
+        for each in rows
+        for _, number, text in captions[each["id"]]
+    ]
+    for each in flat:
+        del each["captions"]
+    return reading.table(flat, _features(text=datasets.Value("string")))
+
+
+def _captions(reading: Reading, splits: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:
+    """Of each photograph that was asked for: place, number and text of its captions."""
+    once = Once("caption")
+
+    def parsed(item: tuple[str, bytes]) -> tuple[str, str, str, str]:
+        image, number, text = parse(item[1])
+        once(f"{image}#{number}")
+        return item[0], image, number, text
+
+    captions: dict[str, list[tuple[str, str, str]]] = {}
+    lines = numbered_lines(reading.existing(CAPTIONS))
+    for place, image, number, text in reading.sift(((line[0], line) for line in lines), parsed):
+        if reading.wanted(splits.get(image)):
+            captions.setdefault(image, []).append((place, number, text))
+    return captions
+
+
+def _refuse_uncaptioned(
+    reading: Reading,
+    folder: pathlib.Path,
+    splits: dict[str, str],
+    captions: dict[str, list[tuple[str, str, str]]],
+) -> None:
+    """A photograph that is listed, or lies in the folder, without any caption is a bad row."""
+    for image, split in splits.items():
+        if reading.wanted(split) and image not in captions:
+            reading.refuse(str(reading.path(LISTS[split])), f"{image} has no caption")
+    if reading.split is None:
+        for path in sorted(folder.glob("*.jpg")):
+            if path.name not in captions and path.name not in splits:
+                reading.refuse(str(path), f"no caption of it in {CAPTIONS}")
+
+
+def _features(**texts: object) -> datasets.Features:
+    return datasets.Features(
+        id=datasets.Value("string"),
+        image=datasets.Image(),
+        **texts,
+        split=datasets.Value("string"),
+    )
+
+
+SOURCE = Source(
+    name="flickr8k",
+    holds="8,091 photographs with five captions each, and the official split",
+    splits=("train", "validation", "test"),
+    origin="https://hockenmaier.cs.illinois.edu/Framing_Image_Description/KCCA.html",
+    terms="research use only; do not redistribute",
+    read=read,
+    folder="flickr8k",
+    layout="images/*.jpg, text/Flickr8k.token.txt and text/Flickr_8k.{train,dev,test}Images.txt",
+    checksums={
+        CAPTIONS: "9b8608b02da9040581f1e3d4c8738db1fb6f63314342100432adc3962f77d71a",
+        LISTS["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
+        LISTS["validation"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
+        LISTS["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
+    },
+)

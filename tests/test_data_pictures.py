@@ -1,0 +1,280 @@
+"""flickr8k, nlvr and snli-ve: pictures with text, in full where they are, and as tiny files."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from modalign import data
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(path)
+    return path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def skipping(name, folder, **options):
+    """The rows that are kept, and why the others are not."""
+    with pytest.warns(data.SkippedRows) as caught:
+        rows = data.load(name, folder=folder, on_bad="skip", **options)
+    (message,) = [w.message for w in caught if isinstance(w.message, data.SkippedRows)]
+    assert f"{len(message.rows)} bad rows were skipped" in rows.info.description
+    return rows, message.rows
+
+
+# flickr8k
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [(None, 8091), ("train", 6000), ("validation", 1000), ("test", 1000)]
+)
+def test_flickr8k_in_full(real_data, split, count):
+    rows = data.load("flickr8k", split, verify=split == "test", checksums=True)
+    assert rows.num_rows == count == len(set(rows["id"]))
+    assert {len(captions) for captions in rows["captions"]} == {5}
+    assert rows[0]["image"].size == (128, 128)
+    expected = {"train": 6000, "validation": 1000, "test": 1000, None: 91}
+    assert Counter(rows["split"]) == (expected if split is None else {split: count})
+
+
+def test_flickr8k_reports_the_photograph_that_was_never_distributed(real_data):
+    rows = data.load("flickr8k", row="caption", verify=False)
+    assert rows.num_rows == 5 * 8091 == 40460 - 5
+    assert "5 captions of 2258277193_586949ec62.jpg, never distributed" in rows.info.description
+    assert rows[0]["id"] == "1000268201_693b08cb0e.jpg#0"
+    assert rows[0]["text"].startswith("A child in a pink dress is climbing")
+
+
+@pytest.fixture
+def flickr8k(tmp_path):
+    folder = tmp_path / "flickr8k"
+    text = folder / "text"
+    text.mkdir(parents=True)
+    for i, name in enumerate(("a.jpg", "b.jpg", "c.jpg", "d.jpg")):
+        picture(folder / "images" / name, i)
+    lines = [f"{name}.jpg#{k}\tCaption {k} of {name} .\n" for name in "abcd" for k in range(2)]
+    (text / "Flickr8k.token.txt").write_text("".join(lines))
+    for split, name in (("train", "a"), ("dev", "b"), ("test", "c")):
+        (text / f"Flickr_8k.{split}Images.txt").write_text(f"{name}.jpg\n")
+    return folder
+
+
+def captions(folder, change):
+    path = folder / "text" / "Flickr8k.token.txt"
+    path.write_bytes(change(path.read_bytes()))
+
+
+def test_small_flickr8k_is_read(flickr8k):
+    rows = data.load("flickr8k", folder=flickr8k)
+    assert rows["split"] == ["train", "validation", "test", None]
+    assert rows[1]["captions"] == ["Caption 0 of b .", "Caption 1 of b ."]
+    assert rows[0]["image"].size == (60, 40)
+    each = data.load("flickr8k", "test", folder=flickr8k, row="caption")
+    assert each["id"] == ["c.jpg#0", "c.jpg#1"]
+    with pytest.raises(ValueError, match="flickr8k: row: expected one of image, caption"):
+        data.load("flickr8k", folder=flickr8k, row="word")
+
+
+def test_flickr8k_takes_another_folder_of_images(flickr8k):
+    other = flickr8k / "small"
+    (flickr8k / "images").rename(other)
+    assert data.load("flickr8k", folder=flickr8k, images=other).num_rows == 4
+    with pytest.raises(FileNotFoundError, match="no .*/images. Get it from"):
+        data.load("flickr8k", folder=flickr8k)
+    with pytest.raises(FileNotFoundError, match="images: no folder nowhere"):
+        data.load("flickr8k", folder=flickr8k, images="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "problem", "kept"),
+    [
+        (lambda text: text.replace(b"a.jpg#1\t", b"a.jpg#1 "), 2, "got 1 fields", 4),
+        (lambda text: text.replace(b"a.jpg#1", b"a.jpg"), 2, "expected IMAGE#NUMBER", 4),
+        (lambda text: text.replace(b"a.jpg#1", b"a.jpg#0"), 2, "duplicate: caption 'a.jpg#0'", 4),
+        (lambda text: text.replace(b"Caption 1 of b .", b" "), 4, "got an empty one", 4),
+        (lambda text: text.replace(b"1 of b", b"\xff of b"), 4, "expected UTF-8", 4),
+        (lambda text: text.replace(b"a.jpg#1", b"\na.jpg#1"), 2, "got 1 fields", 4),
+        (lambda text: text + b"e.jpg#0\tNo picture .", 9, "no image .*e.jpg", 4),
+    ],
+)
+def test_a_bad_caption_is_named_or_counted(flickr8k, change, row, problem, kept):
+    captions(flickr8k, change)
+    with pytest.raises(data.BadRow, match=rf"Flickr8k.token.txt, row {row}: .*{problem}"):
+        data.load("flickr8k", folder=flickr8k)
+    rows, skipped = skipping("flickr8k", flickr8k)
+    assert rows.num_rows == kept
+    assert len(skipped) == 1
+    assert f"row {row}: " in skipped[0]
+
+
+def test_a_truncated_photograph_is_named_or_counted(flickr8k):
+    cut(flickr8k / "images" / "b.jpg")
+    with pytest.raises(data.BadRow, match=r"token.txt, row 3: .*images/b.jpg is truncated"):
+        data.load("flickr8k", folder=flickr8k)
+    rows, skipped = skipping("flickr8k", flickr8k)
+    assert rows["id"] == ["a.jpg", "c.jpg", "d.jpg"]
+    assert len(skipped) == 1
+    assert data.load("flickr8k", "test", folder=flickr8k).num_rows == 1
+    assert data.load("flickr8k", folder=flickr8k, verify=False).num_rows == 4
+
+
+def test_a_photograph_without_caption_is_a_bad_row(flickr8k):
+    captions(flickr8k, lambda text: b"".join(text.splitlines(keepends=True)[2:-2]))
+    rows, skipped = skipping("flickr8k", flickr8k)
+    assert rows["id"] == ["b.jpg", "c.jpg"]
+    assert "trainImages.txt: a.jpg has no caption" in skipped[0]
+    assert "d.jpg: no caption of it" in skipped[1]
+
+
+def test_a_photograph_in_two_splits_is_a_bad_row(flickr8k):
+    (flickr8k / "text" / "Flickr_8k.testImages.txt").write_text("c.jpg\na.jpg\n")
+    with pytest.raises(data.BadRow, match="testImages.txt, row 2: .*a.jpg is in the train list"):
+        data.load("flickr8k", folder=flickr8k)
+
+
+# nlvr
+
+
+@pytest.mark.parametrize(("split", "count", "true"), [("validation", 989, 547), ("test", 990, 556)])
+def test_nlvr_in_full(real_data, split, count, true):
+    rows = data.load("nlvr", split, checksums=True)
+    assert rows.num_rows == count == len(set(rows["id"]))
+    assert sum(rows["label"]) == true
+    assert rows.features["label"].names == ["false", "true"]
+    assert all(len(boxes) == 3 for boxes in rows["structure"])
+    assert rows[0]["image"].size == (400, 100)
+
+
+def test_nlvr_names_the_split_that_is_not_there(real_data):
+    with pytest.warns(UserWarning, match="no file here: train .*train.json") as caught:
+        rows = data.load("nlvr", verify=False)
+    assert caught[0].filename == __file__
+    assert rows.num_rows == 1979
+    with pytest.raises(FileNotFoundError, match="nlvr: no .*train.json. Get it from"):
+        data.load("nlvr", "train")
+
+
+def example(identifier="1-0", **changes):
+    item = {"x_loc": 1, "y_loc": 2, "type": "circle", "color": "Black", "size": 10}
+    row = {"sentence": "There is a circle.", "label": "true", "identifier": identifier}
+    return {**row, "directory": "0", "structured_rep": [[item], [item, item], []], **changes}
+
+
+def nlvr(folder, *rows):
+    (folder / "dev").mkdir(exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "dev" / "dev.json").write_text("\n".join(lines))
+    for name in ("1-0", "1-1"):
+        picture(folder / "dev" / "images" / "0" / f"dev-{name}-0.png")
+    return folder
+
+
+def test_small_nlvr_is_read(tmp_path):
+    nlvr(tmp_path, example(), example("1-1", label="false"))
+    rows = data.load("nlvr", "validation", folder=tmp_path)
+    assert rows["label"] == [1, 0]
+    assert [len(box) for box in rows[0]["structure"]] == [1, 2, 0]
+    with pytest.raises(data.BadRow, match="row 1: no image .*dev-1-0-5.png"):
+        data.load("nlvr", "validation", folder=tmp_path, permutation=5)
+    with pytest.raises(ValueError, match="permutation: expected 0 to 5, got 6"):
+        data.load("nlvr", "validation", folder=tmp_path, permutation=6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("{not json", "expected a JSON object, got"),
+        ("[]", "expected a JSON object"),
+        (example(), "duplicate: identifier '1-0' came before"),
+        (example("1-1", label="maybe"), "label: expected 'true' or 'false', got 'maybe'"),
+        (example("1-1", sentence=3), "sentence: expected str, got 3"),
+        (example("1-1", sentence=" "), "expected a sentence, got an empty one"),
+        (example("1-1", structured_rep=[[]]), "structured_rep: expected three lists"),
+        (example("1-1", structured_rep=[[{"x_loc": 1}], [], []]), "expected a key 'y_loc'"),
+        ({"label": "true"}, "expected a key 'sentence', got 'label'"),
+        (example("9-9"), "no image .*dev-9-9-0.png"),
+    ],
+)
+def test_a_bad_example_is_named_or_counted(tmp_path, bad, problem):
+    nlvr(tmp_path, example(), bad)
+    with pytest.raises(data.BadRow, match=f"nlvr: .*dev.json, row 2: {problem}"):
+        data.load("nlvr", "validation", folder=tmp_path)
+    rows, skipped = skipping("nlvr", tmp_path, split="validation")
+    assert (rows.num_rows, len(skipped)) == (1, 1)
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    nlvr(tmp_path, example(), example("1-1"))
+    cut(tmp_path / "dev" / "images" / "0" / "dev-1-1-0.png")
+    with pytest.raises(data.BadRow, match="row 2: .*dev-1-1-0.png is truncated"):
+        data.load("nlvr", "validation", folder=tmp_path)
+
+
+# snli-ve
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "photographs", "training"),
+    [("validation", 3217, 233, 185), ("test", 4155, 285, 213)],
+)
+def test_snli_ve_in_full(real_data, split, count, photographs, training):
+    rows = data.load("snli-ve", split, checksums=True)
+    assert rows.num_rows == count == len(set(rows["id"]))
+    where = dict(zip(rows["photograph"], rows["flickr8k_split"], strict=True))
+    assert len(where) == photographs
+    assert list(where.values()).count("train") == training
+    classes = Counter(rows.features["label"].int2str(label) for label in rows["label"])
+    entailments = {"validation": (1188, 769, 1260), "test": (1476, 1044, 1635)}[split]
+    assert classes == dict(zip(rows.features["label"].names, entailments, strict=True))
+
+
+def snlive(flickr8k, *rows, header="pairID\timage\thypothesis\tgold_label"):
+    folder = flickr8k.parent / "snlive"
+    folder.mkdir()
+    (folder / "flickr8k_dev.tsv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+def test_small_snli_ve_is_read(flickr8k):
+    folder = snlive(flickr8k, 'a#0r1e\ta.jpg\tHe said "yes".\tentailment')
+    rows = data.load("snli-ve", "validation", folder=folder)
+    assert rows[0]["text"] == 'He said "yes".'
+    assert rows[0]["flickr8k_split"] == "train"
+    flickr8k.rename(flickr8k.parent / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="flickr8k: no folder .* Get it from"):
+        data.load("snli-ve", "validation", folder=folder)
+    other = flickr8k.parent / "elsewhere"
+    assert data.load("snli-ve", "validation", folder=folder, flickr8k_folder=other).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("b#0\tb.jpg\tA dog.", "expected pairID TAB image .*got 3 fields"),
+        ("b#0\tb.jpg\tA dog.\t-", "gold_label: expected one of entailment.*got '-'"),
+        ("a#0\tb.jpg\tA dog.\tneutral", "duplicate: pairID 'a#0'"),
+        ("b#0\tb.jpg\t\tneutral", "expected a hypothesis, got an empty one"),
+        ("b#0\tz.jpg\tA dog.\tneutral", "no image .*z.jpg"),
+    ],
+)
+def test_a_bad_pair_is_named_or_counted(flickr8k, bad, problem):
+    folder = snlive(flickr8k, "a#0\ta.jpg\tA dog.\tneutral", bad)
+    with pytest.raises(data.BadRow, match=f"snli-ve: .*_dev.tsv, row 3: {problem}"):
+        data.load("snli-ve", "validation", folder=folder)
+    rows, skipped = skipping("snli-ve", folder, split="validation")
+    assert (rows.num_rows, len(skipped)) == (1, 1)
+
+
+def test_another_header_is_refused(flickr8k):
+    folder = snlive(flickr8k, header="id\timage\ttext\tlabel")
+    with pytest.raises(ValueError, match="row 1: expected the header pairID TAB"):
+        data.load("snli-ve", "validation", folder=folder)
