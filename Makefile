@@ -39,6 +39,7 @@ test: lint
 
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
 
 env: $(VENV)/.has-book
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import datasets
 
 from modalign.data._files import SPLITS, Reading, Source
 from modalign.data.shapes import Options, View, as_dataset
+from modalign.data.shapes.scene import Split
 
 
 def read(
@@ -27,10 +29,10 @@ def read(
     """
     chosen = options if options is not None else Options(seed=seed, views=views)
     wanted = SPLITS if reading.split is None else (reading.split,)
-    parts = [
-        as_dataset(length, options=dataclasses.replace(chosen, split=split), cache_dir=cache_dir)
-        for split in wanted
-    ]
+    parts = []
+    for split in wanted:
+        one = dataclasses.replace(chosen, split=cast(Split, split))
+        parts.append(as_dataset(length, options=one, cache_dir=cache_dir))
     rows = datasets.concatenate_datasets(parts, split=datasets.NamedSplit(reading.split or "all"))
     rows.info.description = SOURCE.holds
     rows.info.license = SOURCE.terms
