@@ -167,8 +167,10 @@ class MinibatchCKA(torchmetrics.Metric):
         with torch.autocast(x.device.type, enabled=False):
             _, _, x_scale, y_scale, (kl, kk, ll), biased, parts = _compare(x, y, True)
         # rounding is all that is left of a minibatch in which nothing varies
+        by_features = len(parts) == 3
         varied = [
-            bool(own > _rounding(b, n, parts)) for own, b in zip((kk, ll), biased, strict=True)
+            bool(own > _rounding(b, n, by_features=by_features))
+            for own, b in zip((kk, ll), biased, strict=True)
         ]
         kl, kk, ll = (
             term.to(self.examples) for term in (kl * all(varied), kk * varied[0], ll * varied[1])
@@ -240,8 +242,9 @@ class _LinearCKA(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, debiased: bool) -> Tensor:
         ctx.debiased, ctx.dtype = debiased, x.dtype
         x, y, x_scale, y_scale, (kl, kk, ll), biased, parts = _compare(x, y, debiased)
-        k_norm = _norm(kk, _rounding(biased[0], len(x), parts), "x")
-        l_norm = _norm(ll, _rounding(biased[1], len(x), parts), "y")
+        by_features = len(parts) == 3
+        k_norm = _norm(kk, _rounding(biased[0], len(x), by_features=by_features), "x")
+        l_norm = _norm(ll, _rounding(biased[1], len(x), by_features=by_features), "y")
         value = kl / (k_norm * l_norm)
         ctx.save_for_backward(x, y, x_scale, y_scale, k_norm, l_norm, value, *parts)
         return value.to(ctx.dtype)
@@ -395,10 +398,10 @@ def _standardize(x: Tensor, name: str, out: Tensor | None = None) -> tuple[Tenso
     return centred.div_(scale), scale * peak
 
 
-def _rounding(biased: Tensor, n: int, parts: Sequence[Tensor]) -> Tensor:
+def _rounding(biased: Tensor, n: int, *, by_features: bool = False) -> Tensor:
     """What rounding leaves of a zero |K|^2, which on the feature side is a difference."""
     eps = 8 * torch.finfo(biased.dtype).eps
-    return biased * (n * eps**2 if len(parts) == 2 else eps)
+    return biased * (eps if by_features else n * eps**2)
 
 
 def _norm(self_product: Tensor, rounding: Tensor, name: str) -> Tensor:
@@ -424,11 +427,11 @@ def _centered_gram(
         k = _rbf(x, name, threshold)
     size = k.detach().abs().max()
     k = k / (size + (size == 0))
-    rounding = _rounding(k.detach().square().sum(), len(x), (k, k))
+    rounding = _rounding(k.detach().square().sum(), len(x))
     k = _center_(k, False)
     _norm(k.detach().square().sum(), rounding, name)
     if debiased:
-        rounding = _rounding(k.detach().square().sum(), len(x), (k, k))
+        rounding = _rounding(k.detach().square().sum(), len(x))
         k = _center_(k, True)
     return k, _norm(k.square().sum(), rounding, name)
 
@@ -457,7 +460,7 @@ def _unit_grams(layers: Sequence[Tensor], label: str, debiased: bool, dtype: tor
         flat = layer.flatten(1).to(dtype)
         centred, _ = _standardize(flat, f"{label}[{i}]", scratch[: flat.numel()].view_as(flat))
         _self_product(centred, out=grams[i])
-    rounding = _rounding(_squared_norms(grams), n, (grams, grams))
+    rounding = _rounding(_squared_norms(grams), n)
     squares = _squared_norms(_center_(grams, True) if debiased else grams)
     norms = [
         _norm(*pair, f"{label}[{i}]") for i, pair in enumerate(zip(squares, rounding, strict=True))

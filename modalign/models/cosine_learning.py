@@ -316,9 +316,9 @@ def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.D
             interval = metrics.seed_interval(effect.to_numpy())
             _, low, high = interval
             verdict = "holds" if low > 0 else "reversed" if high < 0 else "undecided"
-            where = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
+            choice = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
             found = {"verdict": verdict, "effect": f"{interval:.3f}"}
-            rows.append({**where, **interval._asdict(), **found})
+            rows.append({**choice, **interval._asdict(), **found})
     return pd.DataFrame(rows)
 
 
