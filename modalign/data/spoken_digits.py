@@ -14,9 +14,10 @@ import re
 import datasets
 import numpy as np
 
+from modalign._digits import WORDS
 from modalign.data import audio
 from modalign.data._files import Problem, Reading, Row, Source
-from modalign.data.digits import WORDS, scans
+from modalign.data.digits import scans
 
 TEST_TAKES = range(5)
 

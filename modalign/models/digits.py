@@ -7,16 +7,14 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from modalign import metrics, records
 from modalign._checks import checked
+from modalign._digits import LEVELS, WORDS, load_scans
 from modalign.cka import cka, cka_matrix
-
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -28,10 +26,11 @@ def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     >>> train.shape, test.shape
     (torch.Size([1437, 64]), torch.Size([360, 64]))
     """
-    digits = load_digits()
-    images = torch.tensor(digits.data, dtype=torch.float32) / 16
-    labels = torch.tensor(digits.target)
-    return (images[:-360], labels[:-360]), (images[-360:], labels[-360:])
+    train, test = (
+        (torch.tensor(images, dtype=torch.float32).flatten(1) / LEVELS, torch.tensor(digits))
+        for images, digits in load_scans().values()
+    )
+    return train, test
 
 
 class LayeredCNN(nn.Module):
