@@ -61,7 +61,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 if name != "self"
             ]
             foreign = any(
-                not isinstance(came[name], Tensor)
+                not isinstance(came[name], kind.array_type)
                 if hasattr(kind, "dim_str")
                 else not is_bearable(came[name], kind, conf=_conf)
                 for name, kind in kinds.items()

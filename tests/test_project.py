@@ -25,7 +25,7 @@ FLOORS = {
         *("cka", "transport", "codebook", "gradients", "lars", "normalization", "projection"),
         "data",
     },
-    2: {"models", "training", "metrics", "plots", "records"},
+    2: {"models", "training", "metrics", "plots", "players", "records"},
     3: {"cli", "rerun", "__main__"},
 }
 METHOD_LIBRARIES = {"torch", "torchmetrics", "numpy", "jaxtyping", "beartype"}

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import PIL.Image
 
-from modalign._digits import LEVELS, WORDS, load_scans
+from modalign._digits import LEVELS, TEST_SCANS, WORDS
 from modalign.data._files import Reading, Row, Source
 
 
@@ -31,19 +31,20 @@ def scans() -> list[Row]:
     >>> {split: sum(row["split"] == split for row in scans()) for split in ("train", "test")}
     {'train': 1437, 'test': 360}
     """
-    rows: list[Row] = []
-    for split, (images, digits) in load_scans().items():
-        for scan, digit in zip(images, digits, strict=True):
-            rows.append(
-                {
-                    "id": f"{len(rows):04d}",
-                    "image": {"bytes": png(scan), "path": None},
-                    "text": WORDS[digit],
-                    "label": int(digit),
-                    "split": split,
-                }
-            )
-    return rows
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    first_test = len(source.target) - TEST_SCANS
+    return [
+        {
+            "id": f"{i:04d}",
+            "image": {"bytes": png(scan), "path": None},
+            "text": WORDS[digit],
+            "label": int(digit),
+            "split": "train" if i < first_test else "test",
+        }
+        for i, (scan, digit) in enumerate(zip(source.images, source.target, strict=True))
+    ]
 
 
 def read(reading: Reading) -> datasets.Dataset:

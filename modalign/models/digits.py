@@ -7,13 +7,14 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from modalign import metrics, records
 from modalign._checks import checked
-from modalign._digits import LEVELS, WORDS, load_scans
+from modalign._digits import LEVELS, TEST_SCANS, WORDS
 from modalign.cka import cka, cka_matrix
 
 
@@ -26,11 +27,11 @@ def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     >>> train.shape, test.shape
     (torch.Size([1437, 64]), torch.Size([360, 64]))
     """
-    train, test = (
-        (torch.tensor(images, dtype=torch.float32).flatten(1) / LEVELS, torch.tensor(digits))
-        for images, digits in load_scans().values()
-    )
-    return train, test
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32) / LEVELS
+    labels = torch.tensor(digits.target)
+    train, test = slice(None, -TEST_SCANS), slice(-TEST_SCANS, None)
+    return (images[train], labels[train]), (images[test], labels[test])
 
 
 class LayeredCNN(nn.Module):
