@@ -1,0 +1,28 @@
+"""Measures that the chapters compare by, and the interval of a comparison."""
+
+from modalign.metrics.classification import accuracy
+from modalign.metrics.correlation import cca
+from modalign.metrics.grounding import attention_iou, pointing_game
+from modalign.metrics.intervals import (
+    Interval,
+    difference,
+    interval_table,
+    paired_table,
+    seed_interval,
+)
+from modalign.metrics.ranking import Ranking, Retrieval, retrieval
+
+__all__ = [
+    "Interval",
+    "Ranking",
+    "Retrieval",
+    "accuracy",
+    "attention_iou",
+    "cca",
+    "difference",
+    "interval_table",
+    "paired_table",
+    "pointing_game",
+    "retrieval",
+    "seed_interval",
+]
