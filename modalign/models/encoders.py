@@ -1,0 +1,427 @@
+"""Small encoders of pictures, clips, sound and text, with the interface of `transformers`.
+
+An encoder returns the states of its patches, frames or tokens, and one pooled vector. Ours train in
+seconds; a pretrained one of `transformers` takes their place, as both are an :class:`Encoder`.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modalign._checks import checked, describe
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns: states (b, t, d) and their summary (b, d)."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """What others read about an encoder."""
+
+    hidden_size: int
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """An `nn.Module` that turns named inputs into states, as those of `transformers` do.
+
+    Called with inputs by name, ``main_input_name`` first among them, it returns an object with
+    ``last_hidden_state`` (b, t, d) and, maybe, ``pooler_output`` (b, d), where d is
+    ``config.hidden_size``. Use :func:`pooled` and :func:`states` rather than the raw output: they
+    know what to do where there is no ``pooler_output``, or where inputs are padded.
+    """
+
+    main_input_name: str
+
+    @property
+    def config(self) -> Any: ...
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any: ...
+
+
+def states(
+    encoder: Encoder, **inputs: Tensor
+) -> tuple[Float[Tensor, "b t d"], Bool[Tensor, "b t"]]:
+    """The states of an encoder, and which of them are not padding.
+
+    Args:
+        encoder: ours, or one of `transformers`.
+        **inputs: its inputs by name. An ``attention_mask`` counts tokens, or samples of a
+            waveform, which the encoder then translates to frames.
+
+    Raises:
+        ValueError: where the mask has another length than the states.
+
+    >>> encoder = TextEncoder(10, hidden_size=8)
+    >>> ids = torch.tensor([[3, 4, 0]])
+    >>> tokens, mask = states(encoder, input_ids=ids, attention_mask=(ids > 0).long())
+    >>> tokens.shape, mask.tolist()
+    (torch.Size([1, 3, 8]), [[True, True, False]])
+    """
+    hidden = encoder(**inputs).last_hidden_state
+    return hidden, _state_mask(encoder, hidden, inputs.get("attention_mask"))
+
+
+def pooled(encoder: Encoder, **inputs: Tensor) -> Float[Tensor, "b d"]:
+    """One vector a row: the encoder's ``pooler_output``, else the mean of its unpadded states.
+
+    Args:
+        encoder: ours, or one of `transformers`.
+        **inputs: its inputs by name, as for :func:`states`.
+
+    Raises:
+        ValueError: as :func:`states`; where all of a row is padding.
+
+    >>> pooled(ImageEncoder(hidden_size=8), pixel_values=torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 8])
+    """
+    output = encoder(**inputs)
+    summary = getattr(output, "pooler_output", None)
+    if summary is not None:
+        return summary
+    hidden = output.last_hidden_state
+    return _masked_mean(hidden, _state_mask(encoder, hidden, inputs.get("attention_mask")))
+
+
+def _state_mask(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    b, t, _ = hidden.shape
+    if mask is None:
+        return hidden.new_ones(b, t, dtype=torch.bool)
+    if hasattr(encoder, "_get_feature_vector_attention_mask"):  # what Wav2Vec2 and its kin call it
+        mask = encoder._get_feature_vector_attention_mask(t, mask)
+    if mask.shape != (b, t):
+        raise ValueError(
+            f"attention_mask: expected ({b}, {t}), as the states of "
+            f"{type(encoder).__name__} are, got {tuple(mask.shape)}"
+        )
+    return mask.bool()
+
+
+def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    _refuse_rows(~mask.any(1), "a step that is no padding")
+    weights = mask.to(hidden.dtype)[..., None]
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    """The number of unpadded steps of each row."""
+    _refuse_rows(~mask.any(1), "a step that is no padding")
+    _refuse_rows((mask.long().diff(dim=1) > 0).any(1), "padding at the end")
+    return mask.sum(1)
+
+
+def _refuse_rows(bad: Tensor, expected: str) -> None:
+    if bad.any():
+        raise ValueError(
+            f"attention_mask: expected {expected}, row {int(bad.nonzero()[0])} has none"
+        )
+
+
+def _mask_of(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tensor:
+    """The mask of inputs that have at least a row and a step."""
+    if 0 in inputs.shape:
+        raise ValueError(f"{name}: expected at least 1 row of 1 {step}, got {describe(inputs)}")
+    return torch.ones_like(inputs, dtype=torch.long) if mask is None else mask
+
+
+class _Small(nn.Module):
+    """What our encoders share."""
+
+    main_input_name: str
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.config = EncoderConfig(hidden_size)
+
+
+class ImageEncoder(_Small):
+    """A convolutional network over pictures of any size, to a grid of states and their mean.
+
+    Pictures are cut into overlapping patches; each stage then halves the grid and doubles the
+    channels: 64 x 64 pixels give 8 x 8 states by default, and scans of 8 x 8 pixels 4 x 4 states
+    with ``patch=1``. Group normalisation (Wu and He 2018), not batch normalisation: it costs the
+    same, and a picture's states do not depend on what else is in the batch, which in a clip would
+    be its neighbours. The summary is the mean of the states plus their maximum: an object fills few
+    of the places, and a mean alone dilutes it.
+
+    Args:
+        width: channels of the patches, a multiple of 8.
+        hidden_size: d of the states.
+        in_channels: 3, or 1 for grey pictures.
+        patch: distance of patches in pixels; they are 2 patch - 1 wide.
+        stages: 1 or more. The least side of a picture is patch 2^stages.
+
+    >>> ImageEncoder(in_channels=1, patch=1)(torch.zeros(5, 1, 8, 8)).last_hidden_state.shape
+    torch.Size([5, 16, 128])
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(
+        self,
+        width: int = 32,
+        hidden_size: int = 128,
+        in_channels: int = 3,
+        *,
+        patch: int = 4,
+        stages: int = 1,
+    ) -> None:
+        super().__init__(hidden_size)
+        if width % 8 or width < 8:
+            raise ValueError(f"width: expected a multiple of 8, got {width}")
+        if patch < 1 or stages < 1:
+            raise ValueError(f"patch, stages: expected at least 1, got {patch}, {stages}")
+        self.in_channels, self.least = in_channels, patch * 2**stages
+        widths = [width * 2**stage for stage in range(stages + 1)]
+        self.layers = nn.Sequential(
+            *_convolution(in_channels, width, 2 * patch - 1, stride=patch),
+            *(layer for pair in itertools.pairwise(widths) for layer in _stage(*pair)),
+            nn.Conv2d(widths[-1], hidden_size, 1),
+        )
+
+    def maps(self, pixel_values: Tensor) -> Tensor:
+        """The states in their grid, (b, d, h / least, w / least)."""
+        b, c, h, w = pixel_values.shape
+        if not b or c != self.in_channels or min(h, w) < self.least:
+            raise ValueError(
+                f"pixel_values: expected at least 1 picture of {self.in_channels} channels and "
+                f"sides of at least {self.least} pixels, got {describe(pixel_values)}"
+            )
+        return self.layers(pixel_values)
+
+    @checked
+    def forward(self, pixel_values: Float[Tensor, "b c h w"]) -> EncoderOutput:
+        hidden = self.maps(pixel_values).flatten(2).mT
+        return EncoderOutput(hidden, hidden.mean(1) + hidden.amax(1))
+
+
+class VideoEncoder(_Small):
+    """The image encoder on every frame, then a convolution over time, to a state a frame.
+
+    Time is mixed in each place of the grid before space is averaged, so that what moves from one
+    place to the next can be told. Takes ``pixel_values`` (b, t, c, h, w), as VideoMAE, ViViT and
+    TimeSformer do; V-JEPA 2 names the same tensor ``pixel_values_videos``.
+
+    Args:
+        width: as in :class:`ImageEncoder`.
+        hidden_size: d of the states.
+        in_channels: as in :class:`ImageEncoder`.
+        patch: as in :class:`ImageEncoder`.
+        stages: as in :class:`ImageEncoder`.
+
+    >>> VideoEncoder()(torch.zeros(2, 5, 3, 32, 32)).last_hidden_state.shape
+    torch.Size([2, 5, 128])
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(
+        self,
+        width: int = 32,
+        hidden_size: int = 128,
+        in_channels: int = 3,
+        *,
+        patch: int = 4,
+        stages: int = 1,
+    ) -> None:
+        super().__init__(hidden_size)
+        self.frames = ImageEncoder(width, hidden_size, in_channels, patch=patch, stages=stages)
+        self.time = nn.Sequential(
+            nn.Conv3d(hidden_size, hidden_size, (3, 1, 1), padding=(1, 0, 0), groups=hidden_size),
+            nn.GroupNorm(1, hidden_size),
+            nn.ReLU(),
+            nn.Conv3d(hidden_size, hidden_size, 1),
+        )
+
+    @checked
+    def forward(self, pixel_values: Float[Tensor, "b t c h w"]) -> EncoderOutput:
+        b, t = pixel_values.shape[:2]
+        if not (b and t):
+            raise ValueError(f"pixel_values: no clip, or one of no frame: {describe(pixel_values)}")
+        maps = self.frames.maps(pixel_values.flatten(0, 1)).unflatten(0, (b, t)).transpose(1, 2)
+        maps = maps + self.time(maps)
+        hidden = (maps.mean((3, 4)) + maps.amax((3, 4))).mT
+        return EncoderOutput(hidden, hidden.mean(1))
+
+
+class AudioEncoder(_Small):
+    """A convolutional network over the log-mel spectrogram of a waveform.
+
+    The spectrogram has a frame every ``hop`` seconds, of ``bands`` mel bands up to ``top`` Hz. Three
+    convolutions over time take the bands as channels, as a pattern means something else in
+    another band. Frames are normalised one by one, so that padding changes nothing.
+
+    Args:
+        width: channels of the convolutions.
+        hidden_size: d of the states.
+        sample_rate: of the waveforms, in Hz: 16,000 in the shapes world, 8,000 in spoken digits.
+        window: of the spectrogram, in seconds; two tones 2 / window Hz apart are told apart.
+        hop: distance of frames, in seconds, at most the window.
+        bands: number of mel bands, each of them at least 1 / window Hz wide.
+        top: highest frequency, in Hz; at most half the sample rate.
+
+    >>> AudioEncoder()(torch.zeros(2, 16_000)).last_hidden_state.shape
+    torch.Size([2, 32, 128])
+    """
+
+    main_input_name = "input_values"
+    taper: Tensor
+    mel: Tensor
+
+    def __init__(
+        self,
+        width: int = 128,
+        hidden_size: int = 128,
+        *,
+        sample_rate: int = 16_000,
+        window: float = 0.064,
+        hop: float = 0.032,
+        bands: int = 64,
+        top: float = 4000.0,
+    ) -> None:
+        super().__init__(hidden_size)
+        if not 0 < top <= sample_rate / 2:
+            raise ValueError(f"top: expected a frequency up to {sample_rate / 2} Hz, got {top}")
+        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)
+        if not 1 <= self.hop <= self.window:
+            raise ValueError(f"hop: expected above 0 s and up to the window's {window}, got {hop}")
+        self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
+        mel = mel_filters(bands, self.window, sample_rate, top)
+        self.register_buffer("mel", mel, persistent=False)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(inner, width, 3, padding=1) for inner in (bands, width, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.layers)
+        self.head = nn.Linear(width, hidden_size)
+
+    def spectrogram(self, input_values: Tensor) -> Tensor:
+        """Log-mel energies (b, bands, frames), about -1 to 1; frame i starts at sample i hop."""
+        frames = math.ceil(input_values.shape[1] / self.hop)
+        padding = (frames - 1) * self.hop + self.window - input_values.shape[1]
+        spectrum = torch.stft(
+            functional.pad(input_values, (0, padding)),
+            self.window,
+            self.hop,
+            window=self.taper,
+            center=False,
+            return_complex=True,
+        )
+        spectrum = spectrum[:, : self.mel.shape[1]]
+        energy = self.mel @ (spectrum.real.square() + spectrum.imag.square())
+        return (energy + 1e-6).log10() / 4
+
+    def _get_feature_vector_attention_mask(self, t: int, attention_mask: Tensor) -> Tensor:
+        begins = torch.arange(t, device=attention_mask.device) * self.hop
+        return begins < attention_mask.sum(1, keepdim=True)
+
+    @checked
+    def forward(
+        self,
+        input_values: Float[Tensor, "b n"],
+        attention_mask: Int[Tensor, "b n"] | Bool[Tensor, "b n"] | None = None,
+    ) -> EncoderOutput:
+        attention_mask = _mask_of(input_values, attention_mask, "input_values", "sample")
+        _lengths(attention_mask)
+        hidden = self.spectrogram(input_values.where(attention_mask.bool(), 0))
+        mask = self._get_feature_vector_attention_mask(hidden.shape[2], attention_mask)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            # padded frames are zeros to each convolution, as what lies beyond the end is
+            hidden = functional.relu(norm(layer(hidden * mask[:, None]).mT)).mT
+        hidden = self.head(hidden.mT)
+        return EncoderOutput(hidden, _masked_mean(hidden, mask))
+
+
+def mel_filters(bands: int, window: int, sample_rate: int, top: float) -> Float[Tensor, "bands f"]:
+    """Triangles over a spectrum's frequencies below ``top``, equally spaced in mel.
+
+    A frequency f is 2595 lg(1 + f / 700) mel.
+
+    Raises:
+        ValueError: where a band falls between two frequencies.
+
+    >>> mel_filters(4, 256, 8000, 4000.0).shape
+    torch.Size([4, 128])
+    """
+    mels = torch.linspace(0, 2595 * math.log10(1 + top / 700), bands + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    frequencies = torch.arange(0, top, sample_rate / window, dtype=torch.float64)
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
+    filters = torch.minimum(rising, falling).clamp_min(0).float()
+    if not filters.any(1).all():
+        raise ValueError(
+            f"bands: {bands} up to {top} Hz are too fine for a window of {window} samples"
+        )
+    return filters
+
+
+class TextEncoder(_Small):
+    """Embedded tokens through a GRU in both directions, to a state a token and their mean.
+
+    Args:
+        vocabulary: number of tokens, ``tokenizer.get_vocab_size()``.
+        hidden_size: d of the states, even.
+        embedding: size of a token's embedding; ``hidden_size`` by default.
+
+    >>> encoder = TextEncoder(10, hidden_size=8)
+    >>> encoder(torch.tensor([[3, 4, 5]])).pooler_output.shape
+    torch.Size([1, 8])
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(
+        self, vocabulary: int, hidden_size: int = 128, *, embedding: int | None = None
+    ) -> None:
+        super().__init__(hidden_size)
+        if hidden_size % 2:
+            raise ValueError(f"hidden_size: expected an even number, got {hidden_size}")
+        embedding = embedding or hidden_size
+        self.tokens = nn.Embedding(vocabulary, embedding)
+        self.gru = nn.GRU(embedding, hidden_size // 2, batch_first=True, bidirectional=True)
+
+    @checked
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> EncoderOutput:
+        attention_mask = _mask_of(input_ids, attention_mask, "input_ids", "token")
+        lowest, highest = input_ids.aminmax()
+        if lowest < 0 or highest >= self.tokens.num_embeddings:
+            raise ValueError(
+                f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got "
+                f"{lowest.item()} to {highest.item()}"
+            )
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.tokens(input_ids),
+            _lengths(attention_mask).cpu(),
+            batch_first=True,
+            enforce_sorted=False,
+        )
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(
+            self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1]
+        )
+        return EncoderOutput(hidden, _masked_mean(hidden, attention_mask))
+
+
+def _convolution(inner: int, outer: int, size: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inner, outer, size, stride=stride, padding=size // 2, bias=False),
+        nn.GroupNorm(8, outer),
+        nn.ReLU(),
+    )
+
+
+def _stage(inner: int, outer: int) -> tuple[nn.Module, ...]:
+    return (*_convolution(inner, outer, 3, stride=2), *_convolution(outer, outer, 3))
