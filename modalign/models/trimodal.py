@@ -323,8 +323,13 @@ def record(
     ``data/retrieval`` has those of the world and ``data/spoken_digits`` those of spoken digits,
     whose files have to be there. Decided beforehand: scores on held-out examples after the last
     epoch, differences paired by seed, 95% intervals.
+
+    Raises:
+        ValueError: for an unknown condition.
     """
     names = list(CONDITIONS) if conditions is None else conditions
+    for name in names:
+        require_choice(name, tuple(CONDITIONS), "conditions")
     for table, chosen in (
         ("data/retrieval", [name for name in names if name != "spoken digits"]),
         ("data/spoken_digits", [name for name in names if name == "spoken digits"]),
