@@ -1,5 +1,11 @@
 """Measures that the chapters compare by, and the interval of a comparison."""
 
+from modalign.metrics.captions import (
+    CaptionScores,
+    caption_scores,
+    caption_tokens,
+    corpus_bleu,
+)
 from modalign.metrics.classification import accuracy
 from modalign.metrics.correlation import cca
 from modalign.metrics.grounding import attention_iou, pointing_game
@@ -13,12 +19,16 @@ from modalign.metrics.intervals import (
 from modalign.metrics.ranking import Ranking, Retrieval, retrieval
 
 __all__ = [
+    "CaptionScores",
     "Interval",
     "Ranking",
     "Retrieval",
     "accuracy",
     "attention_iou",
+    "caption_scores",
+    "caption_tokens",
     "cca",
+    "corpus_bleu",
     "difference",
     "interval_table",
     "paired_table",
