@@ -1,5 +1,12 @@
 """Measures that the chapters compare by, and the interval of a comparison."""
 
+from modalign.metrics.alignment import (
+    AlignmentScores,
+    alignment_scores,
+    summarise_alignment,
+    times_of,
+    times_of_matches,
+)
 from modalign.metrics.captions import (
     CaptionScores,
     caption_scores,
@@ -19,11 +26,13 @@ from modalign.metrics.intervals import (
 from modalign.metrics.ranking import Ranking, Retrieval, retrieval
 
 __all__ = [
+    "AlignmentScores",
     "CaptionScores",
     "Interval",
     "Ranking",
     "Retrieval",
     "accuracy",
+    "alignment_scores",
     "attention_iou",
     "caption_scores",
     "caption_tokens",
@@ -35,4 +44,7 @@ __all__ = [
     "pointing_game",
     "retrieval",
     "seed_interval",
+    "summarise_alignment",
+    "times_of",
+    "times_of_matches",
 ]
