@@ -257,9 +257,9 @@ class VideoEncoder(_Small):
 class AudioEncoder(_Small):
     """A convolutional network over the log-mel spectrogram of a waveform.
 
-    The spectrogram has a frame every ``hop`` seconds, of ``bands`` mel bands up to ``top`` Hz. Three
-    convolutions over time take the bands as channels, as a pattern means something else in
-    another band. Frames are normalised one by one, so that padding changes nothing.
+    The spectrogram has a frame of ``bands`` mel bands every ``hop`` seconds. Three convolutions
+    over time take the bands as channels, as a pattern means something else in another band.
+    Frames are normalised one by one, so that padding changes nothing.
 
     Args:
         width: channels of the convolutions.
