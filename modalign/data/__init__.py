@@ -53,6 +53,7 @@ SOURCES = {
         digits.SOURCE,
         spoken_digits.SOURCE,
         flickr8k.SOURCE,
+        flickr8k.EXPERT,
         esc10.SOURCE,
         nlvr.SOURCE,
         snlive.SOURCE,
