@@ -141,6 +141,57 @@ def test_a_photograph_in_two_splits_is_a_bad_row(flickr8k):
         data.load("flickr8k", folder=flickr8k)
 
 
+def test_judgements_in_full(real_data):
+    rows = data.load("flickr8k-expert", verify=False, checksums=True)
+    assert rows.num_rows == 5822 == len(set(rows["id"]))
+    assert len(set(rows["photograph"])) == 1000
+    assert sum(rows["own"]) == 158
+    counts = Counter(score for scores in rows["judgements"] for score in scores)
+    assert counts == {1: 9797, 2: 4997, 3: 1701, 4: 971}
+    of_own = np.array(rows.filter(lambda own: own, input_columns="own")["judgements"])
+    assert of_own.mean() > 3.5 > 2 > np.mean(list(counts.elements()))
+    assert data.load("flickr8k-expert", "test", verify=False).num_rows == 5822
+
+
+@pytest.fixture
+def judged(flickr8k):
+    lines = ["c.jpg\tc.jpg#0\t4\t4\t3\n", "c.jpg\ta.jpg#1\t1\t1\t2\n"]
+    (flickr8k / "text" / "ExpertAnnotations.txt").write_text("".join(lines))
+    return flickr8k
+
+
+def test_small_judgements_are_read(judged):
+    first, second = data.load("flickr8k-expert", folder=judged)
+    assert first["judgements"] == [4, 4, 3]
+    assert (first["own"], second["own"]) == (True, False)
+    assert (second["photograph"], second["caption"]) == ("c.jpg", "a.jpg#1")
+    assert second["text"] == "Caption 1 of a ."
+    assert second["split"] == "test"
+    assert second["image"].size == (60, 40)
+    with pytest.raises(FileNotFoundError, match="images: no folder nowhere"):
+        data.load("flickr8k-expert", folder=judged, images="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"c.jpg\tc.jpg#1\t4\t4", "got 4 fields"),
+        (b"c.jpg\tc.jpg#1\t4\t4\t5", "judgements from 1 to 4, got 4, 4, 5"),
+        (b"c.jpg\tc.jpg#1\t4\t4\t", "judgements from 1 to 4, got 4, 4, "),
+        (b"c.jpg\tc.jpg#7\t4\t4\t4", "no caption c.jpg#7 in text/Flickr8k.token.txt"),
+        (b"c.jpg\tc.jpg#0\t4\t4\t4", "duplicate: pair 'c.jpg c.jpg#0'"),
+        (b"e.jpg\tc.jpg#1\t4\t4\t4", "no image .*e.jpg"),
+    ],
+)
+def test_a_bad_judgement_is_named_or_counted(judged, line, problem):
+    path = judged / "text" / "ExpertAnnotations.txt"
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(data.BadRow, match=rf"ExpertAnnotations.txt, row 3: .*{problem}"):
+        data.load("flickr8k-expert", folder=judged)
+    rows, _ = skipping("flickr8k-expert", judged)
+    assert rows.num_rows == 2
+
+
 # nlvr
 
 

@@ -5,6 +5,7 @@ import pickle
 import h5py
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from modalign import data
 from modalign.data.yms import match_clips
@@ -166,6 +167,9 @@ def store(kind, folder, arrays):
     elif kind == "npz":
         path = folder / "features.npz"
         np.savez(path, **arrays)
+    elif kind == "safetensors":
+        path = folder / "features.safetensors"
+        safetensors.numpy.save_file(arrays, path)
     else:
         path = folder / "features.h5"
         with h5py.File(path, "w") as file:
@@ -174,7 +178,7 @@ def store(kind, folder, arrays):
     return path
 
 
-@pytest.mark.parametrize("kind", ["h5", "npz", "npy"])
+@pytest.mark.parametrize("kind", ["h5", "npz", "npy", "safetensors"])
 def test_features_come_with_the_rows(yms, kind):
     arrays = {"0001": np.arange(6.0).reshape(2, 3), "0002": np.ones((1, 3))}
     path = store(kind, yms, arrays)
@@ -187,7 +191,7 @@ def test_features_come_with_the_rows(yms, kind):
     np.testing.assert_array_equal(again[1]["clip_features"], arrays["0002"])
 
 
-@pytest.mark.parametrize("kind", ["h5", "npz", "npy"])
+@pytest.mark.parametrize("kind", ["h5", "npz", "npy", "safetensors"])
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
@@ -225,11 +229,13 @@ def test_a_pickle_named_npy_is_refused_by_name(yms):
 @pytest.mark.parametrize("name", ["a.pkl", "a.npy", "a.pt"])
 def test_files_of_other_kinds_are_refused_by_name(yms, name):
     (yms / name).write_bytes(pickle.dumps({}))
-    with pytest.raises(ValueError, match=f"{name}.*expected .h5, .hdf5, .npz or a folder"):
+    with pytest.raises(
+        ValueError, match=f"{name}.*expected .h5, .hdf5, .npz, .safetensors or a folder"
+    ):
         data.load("yms", folder=yms, clip_features=yms / name)
 
 
-@pytest.mark.parametrize("name", ["a.h5", "a.npz"])
+@pytest.mark.parametrize("name", ["a.h5", "a.npz", "a.safetensors"])
 def test_a_damaged_file_of_features_is_named(yms, name):
     (yms / name).write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(data.BadRow, match=f"{name} is damaged or of another format"):

@@ -198,7 +198,7 @@ def scenes(split, n):
 def trained(seed):
     torch.manual_seed(seed)
     model = JointEmbedding({"image": ImageEncoder(), "audio": AudioEncoder()}, dim=32)
-    return fit(model, scenes("train", 200), seed=seed, steps=60)
+    return fit(model, scenes("train", 200), seed=seed, steps=120, size=32)
 
 
 def test_pictures_find_their_sounds_in_new_scenes():

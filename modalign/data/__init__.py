@@ -33,7 +33,7 @@ from modalign.data import (
 )
 from modalign.data._files import SPLITS, BadRow, Reading, SkippedRows, Source, require_split
 from modalign.data.audio import waveform
-from modalign.data.features import FeatureFile
+from modalign.data.features import FeatureFile, convert_pickle
 
 __all__ = [
     "SPLITS",
@@ -41,6 +41,7 @@ __all__ = [
     "FeatureFile",
     "SkippedRows",
     "available",
+    "convert_pickle",
     "load",
     "source",
     "waveform",
@@ -53,6 +54,7 @@ SOURCES = {
         digits.SOURCE,
         spoken_digits.SOURCE,
         flickr8k.SOURCE,
+        flickr8k.EXPERT,
         esc10.SOURCE,
         nlvr.SOURCE,
         snlive.SOURCE,

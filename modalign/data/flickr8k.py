@@ -3,10 +3,14 @@
 The official caption file also describes ``2258277193_586949ec62.jpg`` (five rows, one of them
 under a misspelt name), a photograph that was never distributed. Those rows are left out where
 the photograph is absent, and the data set's description says so.
+
+``flickr8k-expert``: for 5,822 pairs of a test photograph and a test caption, mostly another
+photograph's, how well the caption describes the photograph, as three experts judged it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 
@@ -31,6 +35,8 @@ LISTS = {
     "test": "text/Flickr_8k.testImages.txt",
 }
 CAPTIONS = "text/Flickr8k.token.txt"
+JUDGEMENTS = "text/ExpertAnnotations.txt"
+SCORES = ("1", "2", "3", "4")
 NEVER_DISTRIBUTED = "2258277193_586949ec62.jpg"
 
 
@@ -112,6 +118,61 @@ def read(
     return reading.table(flat, _features(text=datasets.Value("string")))
 
 
+def read_judgements(
+    reading: Reading, *, images: str | os.PathLike[str] | None = None
+) -> datasets.Dataset:
+    """Pairs of a photograph and a caption with three judgements, in the order of their file.
+
+    A judgement is 4 where the caption describes the photograph, 3 where it almost does, with minor
+    mistakes, 2 where it describes minor aspects only, and 1 where it does not describe it at all.
+    ``own`` says whether the caption was written for this photograph.
+
+    Args:
+        reading: what was asked for.
+        images: as in `read`.
+    """
+    folder = reading.existing("images") if images is None else pathlib.Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"flickr8k-expert: images: no folder {folder}")
+    splits = image_splits(reading)
+    texts = {
+        f"{image}#{number}": text
+        for image, found in _captions(reading, splits).items()
+        for _, number, text in found
+    }
+    once = Once("pair")
+
+    def row(line: bytes) -> Row | None:
+        image, caption, *judgements = fields(line, ("IMAGE", "CAPTION", *("JUDGEMENT",) * 3))
+        if not set(judgements) <= set(SCORES):
+            raise Problem(f"expected judgements from 1 to 4, got {', '.join(judgements)}")
+        if caption not in texts:
+            raise Problem(f"no caption {caption} in {CAPTIONS}")
+        key = once(f"{image} {caption}")
+        if not reading.wanted(splits.get(image)):
+            return None
+        return {
+            "id": key,
+            "image": reading.image(folder / image),
+            "text": texts[caption],
+            "judgements": [int(each) for each in judgements],
+            "own": caption.rpartition("#")[0] == image,
+            "photograph": image,
+            "caption": caption,
+            "split": splits.get(image),
+        }
+
+    rows = reading.sift(numbered_lines(reading.existing(JUDGEMENTS)), row)
+    features = _features(
+        text=datasets.Value("string"),
+        judgements=datasets.List(datasets.Value("int32"), length=3),
+        own=datasets.Value("bool"),
+        photograph=datasets.Value("string"),
+        caption=datasets.Value("string"),
+    )
+    return reading.table([each for each in rows if each is not None], features)
+
+
 def _captions(reading: Reading, splits: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:
     """Of each photograph that was asked for: place, number and text of its captions."""
     once = Once("caption")
@@ -168,5 +229,18 @@ SOURCE = Source(
         LISTS["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
         LISTS["validation"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
         LISTS["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
+    },
+)
+
+EXPERT = dataclasses.replace(
+    SOURCE,
+    name="flickr8k-expert",
+    holds="5,822 pairs of a test photograph and a caption, each judged by three experts",
+    splits=("test",),
+    read=read_judgements,
+    layout=f"{SOURCE.layout}, and text/ExpertAnnotations.txt",
+    checksums={
+        **SOURCE.checksums,
+        JUDGEMENTS: "56c2b1a9e1a46ba73b8b151abd7c3c8b1676fbacadb559d0c2eb6524b166cf4f",
     },
 )

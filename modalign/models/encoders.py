@@ -113,11 +113,21 @@ def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def _lengths(mask: Tensor) -> Tensor:
-    """The number of unpadded steps of each row."""
-    _refuse_rows(~mask.any(1), "a step that is no padding")
-    _refuse_rows((mask.long().diff(dim=1) > 0).any(1), "padding at the end")
-    return mask.sum(1)
+def _lengths(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tensor:
+    """The number of unpadded steps of each row, refusing padding that is not at the end."""
+    if 0 in inputs.shape:
+        raise ValueError(f"{name}: expected at least 1 row of 1 {step}, got {describe(inputs)}")
+    if mask is None:
+        return inputs.new_full((len(inputs),), inputs.shape[1], dtype=torch.long)
+    lengths = mask.sum(1)
+    _refuse_rows(lengths == 0, "a step that is no padding")
+    _refuse_rows((_first(lengths, inputs.shape[1]) != mask.bool()).any(1), "padding at the end")
+    return lengths
+
+
+def _first(lengths: Tensor, t: int) -> Tensor:
+    """The mask (b, t) of the first steps of each row."""
+    return torch.arange(t, device=lengths.device) < lengths[:, None]
 
 
 def _refuse_rows(bad: Tensor, expected: str) -> None:
@@ -125,13 +135,6 @@ def _refuse_rows(bad: Tensor, expected: str) -> None:
         raise ValueError(
             f"attention_mask: expected {expected}, row {int(bad.nonzero()[0])} has none"
         )
-
-
-def _mask_of(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tensor:
-    """The mask of inputs that have at least a row and a step."""
-    if 0 in inputs.shape:
-        raise ValueError(f"{name}: expected at least 1 row of 1 {step}, got {describe(inputs)}")
-    return torch.ones_like(inputs, dtype=torch.long) if mask is None else mask
 
 
 class _Small(nn.Module):
@@ -257,9 +260,9 @@ class VideoEncoder(_Small):
 class AudioEncoder(_Small):
     """A convolutional network over the log-mel spectrogram of a waveform.
 
-    The spectrogram has a frame every ``hop`` seconds, of ``bands`` mel bands up to ``top`` Hz. Three
-    convolutions over time take the bands as channels, as a pattern means something else in
-    another band. Frames are normalised one by one, so that padding changes nothing.
+    The spectrogram has a frame of ``bands`` mel bands every ``hop`` seconds. Three convolutions
+    over time take the bands as channels, as a pattern means something else in another band.
+    Frames are normalised one by one, so that padding changes nothing.
 
     Args:
         width: channels of the convolutions.
@@ -306,8 +309,8 @@ class AudioEncoder(_Small):
 
     def spectrogram(self, input_values: Tensor) -> Tensor:
         """Log-mel energies (b, bands, frames), about -1 to 1; frame i starts at sample i hop."""
-        frames = math.ceil(input_values.shape[1] / self.hop)
-        padding = (frames - 1) * self.hop + self.window - input_values.shape[1]
+        n = input_values.shape[1]
+        padding = (self._frames(n) - 1) * self.hop + self.window - n
         spectrum = torch.stft(
             functional.pad(input_values, (0, padding)),
             self.window,
@@ -321,8 +324,11 @@ class AudioEncoder(_Small):
         return (energy + 1e-6).log10() / 4
 
     def _get_feature_vector_attention_mask(self, t: int, attention_mask: Tensor) -> Tensor:
-        begins = torch.arange(t, device=attention_mask.device) * self.hop
-        return begins < attention_mask.sum(1, keepdim=True)
+        return _first(self._frames(attention_mask.sum(1)), t)
+
+    def _frames(self, samples: Any) -> Any:
+        """The number of frames: the last one begins within the sound."""
+        return (samples + self.hop - 1) // self.hop
 
     @checked
     def forward(
@@ -330,10 +336,11 @@ class AudioEncoder(_Small):
         input_values: Float[Tensor, "b n"],
         attention_mask: Int[Tensor, "b n"] | Bool[Tensor, "b n"] | None = None,
     ) -> EncoderOutput:
-        attention_mask = _mask_of(input_values, attention_mask, "input_values", "sample")
-        _lengths(attention_mask)
-        hidden = self.spectrogram(input_values.where(attention_mask.bool(), 0))
-        mask = self._get_feature_vector_attention_mask(hidden.shape[2], attention_mask)
+        lengths = _lengths(input_values, attention_mask, "input_values", "sample")
+        if attention_mask is not None:
+            input_values = input_values.where(attention_mask.bool(), 0)
+        hidden = self.spectrogram(input_values)
+        mask = _first(self._frames(lengths), hidden.shape[2])
         for layer, norm in zip(self.layers, self.norms, strict=True):
             # padded frames are zeros to each convolution, as what lies beyond the end is
             hidden = functional.relu(norm(layer(hidden * mask[:, None]).mT)).mT
@@ -396,7 +403,7 @@ class TextEncoder(_Small):
         input_ids: Int[Tensor, "b t"],
         attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
     ) -> EncoderOutput:
-        attention_mask = _mask_of(input_ids, attention_mask, "input_ids", "token")
+        lengths = _lengths(input_ids, attention_mask, "input_ids", "token")
         lowest, highest = input_ids.aminmax()
         if lowest < 0 or highest >= self.tokens.num_embeddings:
             raise ValueError(
@@ -405,14 +412,14 @@ class TextEncoder(_Small):
             )
         packed = nn.utils.rnn.pack_padded_sequence(
             self.tokens(input_ids),
-            _lengths(attention_mask).cpu(),
+            lengths.cpu(),
             batch_first=True,
             enforce_sorted=False,
         )
         hidden, _ = nn.utils.rnn.pad_packed_sequence(
             self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1]
         )
-        return EncoderOutput(hidden, _masked_mean(hidden, attention_mask))
+        return EncoderOutput(hidden, _masked_mean(hidden, _first(lengths, hidden.shape[1])))
 
 
 def _convolution(inner: int, outer: int, size: int, stride: int = 1) -> tuple[nn.Module, ...]:

@@ -108,15 +108,18 @@ def unknown_words(tokenizer: Any, texts: Iterable[str]) -> collections.Counter[s
     >>> unknown_words(build_tokenizer(["a red disc"]), ["a Green disc", "green"])
     Counter({'green': 2})
     """
-    inner = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
-    missing = inner.token_to_id(
-        UNKNOWN if isinstance(tokenizer, Tokenizer) else tokenizer.unk_token
-    )
     texts = _texts(texts)
+    if isinstance(tokenizer, Tokenizer):
+        missing = tokenizer.token_to_id(UNKNOWN)
+        found = [(encoding.ids, encoding.offsets) for encoding in tokenizer.encode_batch(texts)]
+    else:
+        missing = tokenizer.unk_token_id
+        encoded = tokenizer(texts, return_offsets_mapping=True)
+        found = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
     return collections.Counter(
         text[slice(*offset)].lower()
-        for text, encoding in zip(texts, inner.encode_batch(texts), strict=True)
-        for token, offset in zip(encoding.ids, encoding.offsets, strict=True)
+        for text, (ids, offsets) in zip(texts, found, strict=True)
+        for token, offset in zip(ids, offsets, strict=True)
         if token == missing
     )
 
@@ -219,7 +222,8 @@ def _pixels(picture: Any, place: int) -> Tensor:
     if mode is not None and mode not in ("L", "RGB"):
         raise ValueError(f"pictures: expected mode RGB or L, picture {place} has {mode!r}")
     pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8:
+    # uint8, or the wider integers that `datasets` makes of it in lists
+    if pixels.dtype.kind not in "iu":
         raise TypeError(
             f"pictures: expected PIL pictures or arrays of uint8, picture {place} is "
             f"{describe(picture)}"
@@ -229,6 +233,11 @@ def _pixels(picture: Any, place: int) -> Tensor:
         raise ValueError(
             f"pictures: expected (h, w, 3), or (h, w) where grey, picture {place} is "
             f"{describe(np.asarray(picture))}"
+        )
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError(
+            f"pictures: expected levels 0 to 255, picture {place} has {pixels.min()} to "
+            f"{pixels.max()}"
         )
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
 

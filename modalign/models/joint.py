@@ -66,9 +66,8 @@ def contrastive_loss(
 class JointEmbedding(nn.Module):
     """Encoders of several modalities, each with a linear head to one unit sphere.
 
-    A head standardises its features over the batch, in evaluation by running statistics. What all
-    rows share would otherwise put all of them in one place of the sphere at the start, where the
-    loss stays at log n for long, or for ever at a larger learning rate.
+    At the start all rows lie near one place of the sphere, and a loss that stays at log n has kept
+    them there: warm the learning rate up, or lower it.
 
     Args:
         encoders: by the name of their modality.
@@ -106,7 +105,7 @@ class JointEmbedding(nn.Module):
                 raise TypeError(f"encoders: expected an Encoder for {name}, got {describe(each)}")
         self.encoders = nn.ModuleDict(cast(dict[str, nn.Module], dict(encoders)))
         self.heads = nn.ModuleDict(
-            {name: _head(each.config.hidden_size, dim) for name, each in encoders.items()}
+            {name: nn.Linear(each.config.hidden_size, dim) for name, each in encoders.items()}
         )
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
@@ -162,7 +161,3 @@ class JointEmbedding(nn.Module):
             (one, other): contrastive_loss(vectors[one], vectors[other], temperature, same=same)
             for one, other in itertools.combinations(vectors, 2)
         }
-
-
-def _head(features: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm1d(features, affine=False), nn.Linear(features, dim))
