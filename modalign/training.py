@@ -261,6 +261,7 @@ def fit(
         "watch": watch,
         "mode": mode,
         "device": device,
+        "stateful": [type(each).__name__ for each in stateful],
     }
     _check_arguments(
         model, batches, optimizer, schedule, backward, epochs, path, checkpoint_every, settings
