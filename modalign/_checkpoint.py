@@ -4,11 +4,14 @@ import os
 import pathlib
 import pickle
 import random
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+PARTS = {"configuration", "states", "random"}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -74,15 +77,26 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """Read what :func:`write` wrote.
 
     Raises:
-        ValueError: where the file is cut short or something else.
+        ValueError: where the file is cut short, damaged or something else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint: {path} is cut short or no checkpoint ({_first_line(error)}); "
-            "delete it, or pass resume=False, to start over"
-        ) from error
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise _unreadable(path, _first_line(error)) from error
+    if damaged:
+        raise _unreadable(path, f"{damaged} in it is damaged")
+    if not isinstance(content, dict) or content.keys() != PARTS:
+        raise _unreadable(path, f"it does not hold {', '.join(sorted(PARTS))}")
+    return content
+
+
+def _unreadable(path: pathlib.Path, why: str) -> ValueError:
+    return ValueError(
+        f"checkpoint: {path} is cut short or no checkpoint ({why}); "
+        "delete it, or pass resume=False, to start over"
+    )
 
 
 def _first_line(error: Exception) -> str:
