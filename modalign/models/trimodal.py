@@ -11,7 +11,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,8 @@ class Setting:
         require_choice(self.dataset, get_args(Dataset), "dataset")
 
 
-class Examples(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Examples:
     """Views of n scenes or digits.
 
     Attributes:
@@ -79,11 +80,12 @@ class Examples(NamedTuple):
 
     views: dict[str, Tensor]
     labels: Tensor | None = None
-    truth: Mapping[tuple[str, str], Tensor] = {}
+    truth: Mapping[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
 
 
-class Run(NamedTuple):
-    """A trained model, its history, and embeddings of held-out sets before and after."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model, its history, and embeddings of held-out sets before and after training."""
 
     setting: Setting
     model: JointEmbedding
@@ -305,7 +307,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "compositional": {"compositional": True},
     "spoken digits": {"dataset": "spoken-digits"},
 }
-RECORDED: dict[str, Any] = {"examples": 4000, "epochs": 10}
+RECORDED: dict[str, Any] = {"examples": 3000}
 
 
 def _measure(condition: str, setting: Setting, device: str) -> pd.DataFrame:
