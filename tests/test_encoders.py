@@ -106,6 +106,17 @@ def test_ours_and_those_of_transformers_go_one_way(name):
     vector.sum().backward()
 
 
+@pytest.mark.parametrize("name", ["image", "video", "audio", "text"])
+def test_half_precision_by_autocast_is_near(name):
+    make, inputs = CASES[name]
+    encoder, given = make().eval(), inputs()
+    expected = pooled(encoder, **given)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pooled(encoder, **given)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+    found.sum().backward()
+
+
 @pytest.mark.parametrize("name", ["audio", "text", "BERT", "BERT without pooler", "Wav2Vec2"])
 def test_padding_changes_nothing(name):
     make, inputs = CASES[name]

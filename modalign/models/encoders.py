@@ -148,7 +148,7 @@ class _Small(nn.Module):
 
 
 class ImageEncoder(_Small):
-    """A convolutional network over pictures of any size, to a grid of states and their mean.
+    """A convolutional network over pictures of any size, to a grid of states and a summary.
 
     Pictures are cut into overlapping patches; each stage then halves the grid and doubles the
     channels: 64 x 64 pixels give 8 x 8 states by default, and scans of 8 x 8 pixels 4 x 4 states
@@ -311,17 +311,14 @@ class AudioEncoder(_Small):
         """Log-mel energies (b, bands, frames), about -1 to 1; frame i starts at sample i hop."""
         n = input_values.shape[1]
         padding = (self._frames(n) - 1) * self.hop + self.window - n
-        spectrum = torch.stft(
-            functional.pad(input_values, (0, padding)),
-            self.window,
-            self.hop,
-            window=self.taper,
-            center=False,
-            return_complex=True,
-        )
-        spectrum = spectrum[:, : self.mel.shape[1]]
-        energy = self.mel @ (spectrum.real.square() + spectrum.imag.square())
-        return (energy + 1e-6).log10() / 4
+        waves = functional.pad(input_values.to(self.taper.dtype), (0, padding))
+        # energies span more than half precision holds
+        with torch.autocast(waves.device.type, enabled=False):
+            spectrum = torch.stft(
+                waves, self.window, self.hop, window=self.taper, center=False, return_complex=True
+            )[:, : self.mel.shape[1]]
+            energy = self.mel @ (spectrum.real.square() + spectrum.imag.square())
+            return (energy + 1e-6).log10() / 4
 
     def _get_feature_vector_attention_mask(self, t: int, attention_mask: Tensor) -> Tensor:
         return _first(self._frames(attention_mask.sum(1)), t)
