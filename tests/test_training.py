@@ -13,8 +13,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from modalign import training
-from modalign.training import DivergenceError, fit, seeded, shuffled
+from modalign.training import DivergenceError, fit, progress, seeded, shuffled
 
 
 def numbers(rows=50, seed=0):
@@ -107,9 +106,9 @@ def test_losses_have_names_and_are_means_over_examples():
 
 def test_what_is_left_on_the_device_is_averaged_alike(monkeypatch):
     at_once = train(clip=1.0)[1]
-    monkeypatch.setattr(training._Averages, "AT_ONCE", frozenset())
+    monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
     pd.testing.assert_frame_equal(train(clip=1.0)[1], at_once)
-    monkeypatch.setattr(training, "READ_EVERY", 3)
+    monkeypatch.setattr(progress, "READ_EVERY", 3)
     pd.testing.assert_frame_equal(train(clip=1.0)[1], at_once)
 
 
@@ -409,7 +408,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
 
 
 def test_on_a_device_that_is_read_seldom_the_step_is_still_named(monkeypatch):
-    monkeypatch.setattr(training._Averages, "AT_ONCE", frozenset())
+    monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
     with pytest.raises(DivergenceError, match="other became nan in step 9 "):
         train(loss=diverging(9, "other"), epochs=3)
 

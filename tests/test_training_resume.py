@@ -18,8 +18,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from modalign import _checkpoint
-from modalign.training import DivergenceError, fit, seeded, shuffled
+from modalign.training import DivergenceError, checkpoint, fit, seeded, shuffled
 
 
 def data(rows=40):
@@ -396,7 +395,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, message):
 def test_what_differs_is_named_at_most_three_times():
     was = {str(i): "a" for i in range(5)}
     with pytest.raises(ValueError, match="0 was a and is b; 1 .*; 2 was a and is b, and 2 more"):
-        _checkpoint.require_same("run.pt", was, dict.fromkeys(was, "b"))
+        checkpoint.require_same("run.pt", was, dict.fromkeys(was, "b"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
