@@ -67,6 +67,14 @@ def test_evaluation_has_a_row_for_each_direction(run):
     assert scores["judge_at_1"].between(1 / 24, 1).all()
     assert (scores["recall_at_1"] <= scores["recall_at_10"]).all()
     assert scores["cka_shuffled"].abs().max() < 0.5
+    assert scores["query_directions"].between(1, 24).all()
+
+
+def test_directions_count_what_varies():
+    spread = torch.eye(8).repeat(3, 1) - torch.ones(24, 8) / 8
+    assert trimodal.directions(spread) == pytest.approx(7)
+    line = torch.linspace(-1, 1, 10)[:, None] * torch.ones(1, 5)
+    assert trimodal.directions(line) == pytest.approx(1)
 
 
 def test_wrong_texts_and_sounds_are_those_of_training_alone():

@@ -252,6 +252,19 @@ def train(setting: Setting, *, device: str = "cpu", progress: bool = True) -> Ru
     return Run(setting, model, history, held_out, before, after)
 
 
+def directions(z: Tensor) -> float:
+    """How many directions embeddings (n, dim) use: (sum of variances)^2 / sum of their squares.
+
+    The participation ratio of the eigenvalues of their covariance: dim where all directions have
+    one variance, 1 where only one has any.
+
+    >>> round(directions(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 2)
+    2.0
+    """
+    variances = torch.linalg.eigvalsh(torch.cov(z.T.double()))
+    return (variances.sum().square() / variances.square().sum()).item()
+
+
 def evaluate(run: Run, held_out: str = "held-out") -> pd.DataFrame:
     """Scores on a held-out set, a row for each two modalities and direction.
 
@@ -259,7 +272,8 @@ def evaluate(run: Run, held_out: str = "held-out") -> pd.DataFrame:
     same for a judge of truth, ``judge_at_1`` and ``judge_at_10``, in the world;
     ``nearest_right``, the share of queries whose nearest candidate is of their digit, in spoken
     digits. ``cka_before`` and ``cka_after`` training, and ``cka_shuffled``, after it with pairs
-    broken, are debiased and do not know directions.
+    broken, are debiased and the same both ways. ``query_directions`` are those that the
+    embeddings of the query's modality use, after training.
     """
     examples, before, after = run.held_out[held_out], run.before[held_out], run.after[held_out]
     generator = torch.Generator().manual_seed(run.setting.seed)
@@ -274,7 +288,8 @@ def evaluate(run: Run, held_out: str = "held-out") -> pd.DataFrame:
         }
         scores = _scores(x @ y.T, examples, pair)
         for (query, candidate), found in zip((pair, pair[::-1]), scores, strict=True):
-            rows.append({"query": query, "candidate": candidate, **found, **alignment})
+            used = {"query_directions": directions(after[query])}
+            rows.append({"query": query, "candidate": candidate, **found, **alignment, **used})
     return pd.DataFrame(rows)
 
 
