@@ -1,18 +1,21 @@
-"""The command ``modalign``: what data there are, and what is in them."""
+"""The command ``modalign``: rerun chapters, and see what data there are."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
+import typing
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
+from modalign import __version__, rerun
 
-from modalign import __version__, data
+if typing.TYPE_CHECKING:
+    from modalign.rerun.inventory import Value
 
 WIDTH = 96
 
@@ -21,23 +24,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     chosen = _parser().parse_args(arguments)
     try:
-        chosen.run(chosen)
-    except (FileNotFoundError, ValueError) as error:
+        return chosen.run(chosen) or 0
+    except BrokenPipeError:
+        # the reader of a pipe has seen enough; Python would complain again as it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ValueError, RuntimeError) as error:
         # these say what was expected and what came: a traceback would hide it
         print(f"modalign: {error}", file=sys.stderr)
         return 1
-    return 0
+    except ModuleNotFoundError as error:
+        if (error.name or "modalign").startswith("modalign"):
+            raise
+        print(
+            f"modalign: {error.name} is not installed; to rerun chapters, install the package "
+            "with its extra: pip install -e '.[rerun]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="modalign", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="modalign", description=__doc__.split(": ", 1)[1].capitalize()
+    )
     parser.add_argument("--version", action="version", version=__version__)
     rooms = parser.add_subparsers(required=True, metavar="COMMAND")
+    _rerun_verbs(rooms)
     verbs = rooms.add_parser("data", help="the data sets").add_subparsers(
         required=True, metavar="COMMAND"
     )
     verb = verbs.add_parser("list", help="each set: content, source, terms, where to get it")
-    verb.set_defaults(run=lambda chosen: _list())
+    verb.set_defaults(run=lambda chosen: _list_data())
     verb = verbs.add_parser("show", help="a set's columns, counts and one example")
     verb.add_argument("name", metavar="NAME", help="a name that `modalign data list` shows")
     verb.add_argument("--split", metavar="SPLIT", help="train, validation or test; all by default")
@@ -48,11 +68,115 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--checksums", action="store_true", help="compare official files with their SHA-256 first"
     )
-    verb.set_defaults(run=_show)
+    verb.set_defaults(run=_show_data)
     return parser
 
 
+def _rerun_verbs(rooms: Any) -> None:
+    """The verbs that rerun chapters."""
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="another value for a parameter; again for another parameter",
+    )
+    settings.add_argument("--preset", help="a named setting, which `show` lists; default otherwise")
+    settings.add_argument("--device", metavar="D", help="short for -p device D")
+    settings.add_argument("-o", "--output", default="runs", metavar="DIR", help="where runs go")
+    settings.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run after this")
+
+    verb = rooms.add_parser("list", help="the chapters, and what they cost")
+    verb.set_defaults(run=lambda chosen: _list())
+    verb = rooms.add_parser("show", help="a chapter's parameters and presets")
+    verb.add_argument("chapter", metavar="CHAPTER")
+    verb.set_defaults(run=_show)
+    verb = rooms.add_parser("run", parents=[settings], help="run a chapter with other parameters")
+    verb.add_argument("chapter", metavar="CHAPTER")
+    verb.add_argument("--seed", metavar="N", help="short for -p seed N")
+    verb.add_argument("--html", action="store_true", help="render the run as a page too")
+    verb.add_argument(
+        "--record-cost", action="store_true", help="keep time and memory as the preset's cost"
+    )
+    verb.set_defaults(run=_run)
+
+
 def _list() -> None:
+    for chapter in rerun.chapters():
+        print(f"{chapter.name:<14}{chapter.title}")
+        for preset, cost in chapter.costs.items():
+            print(f"  {preset:<12}{_cost(cost)}")
+
+
+def _cost(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return "not measured"
+    machine = cost["machine"]
+    where = f"{machine['processor']}, {machine['cores']} cores"
+    where = where if cost["device"] == "cpu" else f"{where}, {cost['device']}"
+    old = "" if cost["current"] else ", of an older source"
+    return f"{', '.join(rerun.cost_text(cost))} ({where}, {cost['date'][:10]}{old})"
+
+
+def _show(chosen: argparse.Namespace) -> None:
+    known = rerun.parameters(chosen.chapter)
+    print("parameters:")
+    for each in known.values():
+        print(f"  {each.name} = {each.default!r}")
+        _paragraph("type", each.kind + (f", {each.range}" if each.range else ""))
+        _paragraph("help", each.help)
+    print("\npresets:")
+    costs = rerun.costs(chosen.chapter)
+    for preset, values in rerun.presets(chosen.chapter).items():
+        print(f"  {preset}: {_cost(costs[preset])}")
+        for name, value in values.items():
+            print(f"          {name} = {value!r}")
+        if not values:
+            print("          the values above")
+
+
+def _changes(chosen: argparse.Namespace) -> dict[str, Value]:
+    """The parameters given on the command line, each once, of its kind."""
+    known = rerun.parameters(chosen.chapter)
+    given = list(chosen.p)
+    for name in ("seed", "device"):
+        if getattr(chosen, name, None) is not None:
+            given.append([name, getattr(chosen, name)])
+    found: dict[str, Value] = {}
+    for name, text in given:
+        rerun.require_known(name, known, "parameter")
+        if name in found:
+            raise ValueError(f"{name}: given twice")
+        found[name] = known[name].parse(text)
+    return found
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    changes = _changes(chosen)
+    if chosen.record_cost:
+        rerun.require_costable(chosen.preset, changes)
+    result = rerun.run(
+        chosen.chapter,
+        changes,
+        preset=chosen.preset or "default",
+        output=chosen.output,
+        timeout=chosen.timeout,
+    )
+    print(result)
+    if not result.ok:
+        return 1
+    if chosen.record_cost:
+        print(f"Recorded in {rerun.record_cost(result)}")
+    if chosen.html:
+        print(f"Open {rerun.page(result).as_uri()}")
+    return 0
+
+
+def _list_data() -> None:
+    from modalign import data
+
     for each in data.available():
         state = "embedded" if each["embedded"] else "found" if each["found"] else "not here"
         print(f"{each['name']}  [{state}]")
@@ -72,7 +196,9 @@ def _paragraph(head: str, text: object) -> None:
     print(f"  {head:<8}" + f"\n{indent}".join(lines))
 
 
-def _show(chosen: argparse.Namespace) -> None:
+def _show_data(chosen: argparse.Namespace) -> None:
+    from modalign import data
+
     on_bad = "skip" if chosen.skip_bad else "raise"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -101,9 +227,12 @@ def _show(chosen: argparse.Namespace) -> None:
 def _kind(feature: Any) -> str:
     """A column's type in a line.
 
+    >>> import datasets
     >>> _kind(datasets.List({"start": datasets.Value("int64")}))
     'list of {start: int64}'
     """
+    import datasets
+
     if isinstance(feature, datasets.ClassLabel):
         return f"class: {', '.join(feature.names)}"
     if isinstance(feature, datasets.List):
@@ -117,6 +246,10 @@ def _kind(feature: Any) -> str:
 
 def _brief(value: Any, feature: Any) -> str:
     """A value in a line."""
+    import datasets
+
+    from modalign import data
+
     if isinstance(feature, datasets.Image) and value is not None:
         return f"{value.width} x {value.height}, mode {value.mode}"
     if isinstance(feature, datasets.Audio) and value is not None:
