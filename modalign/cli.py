@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import textwrap
 import typing
@@ -101,6 +102,42 @@ def _rerun_verbs(rooms: Any) -> None:
         "--record-cost", action="store_true", help="keep time and memory as the preset's cost"
     )
     verb.set_defaults(run=_run)
+    verb = rooms.add_parser("sweep", parents=[settings], help="run a grid of parameters and seeds")
+    verb.add_argument("what", metavar="CHAPTER|FILE", help="a chapter, or a sweep file (.yml)")
+    verb.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="NAME=V1,V2",
+        help="values of a parameter; again for another parameter: every combination runs",
+    )
+    verb.add_argument("--seeds", type=int, metavar="N", help="each with seeds 0 to N-1")
+    verb.add_argument("--scheduler", metavar="ADDRESS", help="of a dask scheduler; here otherwise")
+    verb.add_argument("--jobs", type=int, metavar="N", help="runs at a time on this machine")
+    verb.add_argument(
+        "--print", action="store_true", help="print the sweep as a file, and run nothing"
+    )
+    verb.set_defaults(run=_sweep)
+    verb = rooms.add_parser("report", help="tables, intervals and a figure of many runs")
+    verb.add_argument("path", metavar="SWEEP", help="a sweep's file, or a folder of runs")
+    verb.add_argument(
+        "--by", action="append", metavar="NAME", help="parameter to compare by; again for another"
+    )
+    verb.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="glued value to compare; again for another",
+    )
+    verb.add_argument(
+        "--baseline", metavar="VALUE", help="of --by, what the others are compared with"
+    )
+    verb.add_argument("-o", "--output", metavar="DIR", help="where the report goes")
+    verb.set_defaults(run=_report)
+    verb = rooms.add_parser("compare", help="what differs between two runs")
+    verb.add_argument("a", metavar="A", help="a run's folder")
+    verb.add_argument("b", metavar="B", help="another")
+    verb.set_defaults(run=lambda chosen: print(rerun.compare(chosen.a, chosen.b)))
 
 
 def _list() -> None:
@@ -172,6 +209,59 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.html:
         print(f"Open {rerun.page(result).as_uri()}")
     return 0
+
+
+def _sweep(chosen: argparse.Namespace) -> int:
+    what = _sweep_of(chosen)
+    if chosen.print:
+        print(what.to_yaml(), end="")
+        return 0
+    # a job that is told to end stops as on Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcome = rerun.sweep(
+        what,
+        output=chosen.output,
+        scheduler=chosen.scheduler,
+        jobs=chosen.jobs,
+        timeout=chosen.timeout,
+    )
+    print(outcome)
+    if "stopped" in outcome.states.values():
+        return 130
+    return 0 if outcome.ok else 1
+
+
+def _report(chosen: argparse.Namespace) -> None:
+    found = rerun.report(chosen.path, by=chosen.by, metric=chosen.metric, baseline=chosen.baseline)
+    folder = found.write(chosen.output)
+    print(found)
+    print(f"\nTables, figure and page are in {folder}")
+
+
+def _sweep_of(chosen: argparse.Namespace) -> rerun.Sweep:
+    """The sweep that flags or a file ask for."""
+    if chosen.what.endswith((".yml", ".yaml")):
+        if chosen.grid or chosen.seeds or chosen.p or chosen.preset or chosen.device:
+            raise ValueError("sweep: expected a sweep file or flags, got both")
+        return rerun.read_sweep(chosen.what)
+    known = rerun.parameters(chosen.what)
+    grid: dict[str, list[Value]] = {}
+    for text in chosen.grid:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise ValueError(f"--grid: expected NAME=V1,V2, got {text!r}")
+        rerun.require_known(name, known, "parameter")
+        if name in grid:
+            raise ValueError(f"--grid: {name}: given twice")
+        grid[name] = known[name].parse_many(values)
+    chosen.chapter = chosen.what
+    return rerun.define_sweep(
+        chosen.what,
+        grid,
+        seeds=chosen.seeds or 0,
+        preset=chosen.preset or "default",
+        parameters=_changes(chosen),
+    )
 
 
 def _list_data() -> None:

@@ -77,7 +77,6 @@ def provenance() -> dict[str, typing.Any]:
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit and _git("status", "--porcelain", "--untracked-files=no", "--", "modalign"):
         commit += "+changes"
-    cuda = torch is not None and torch.cuda.is_available()
     return {
         "version": modalign.__version__,
         "commit": commit,
@@ -88,7 +87,7 @@ def provenance() -> dict[str, typing.Any]:
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

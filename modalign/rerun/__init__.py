@@ -3,6 +3,7 @@
 The command ``modalign`` is these functions, and each is a function of Python too.
 """
 
+from modalign.rerun.execution import Failure, Result, record_cost, run
 from modalign.rerun.inventory import (
     Chapter,
     Parameter,
@@ -15,21 +16,31 @@ from modalign.rerun.inventory import (
     require_costable,
     require_known,
 )
-from modalign.rerun.execution import Failure, Result, record_cost, run
+from modalign.rerun.reporting import Comparison, Report, compare, report
+from modalign.rerun.sweeping import Outcome, Sweep, define_sweep, read_sweep, sweep
 
 __all__ = [
     "Chapter",
+    "Comparison",
     "Failure",
+    "Outcome",
     "Parameter",
+    "Report",
     "Result",
+    "Sweep",
     "book_root",
     "chapters",
+    "compare",
     "cost_text",
     "costs",
+    "define_sweep",
     "parameters",
     "presets",
+    "read_sweep",
     "record_cost",
+    "report",
     "require_costable",
     "require_known",
     "run",
+    "sweep",
 ]

@@ -161,7 +161,7 @@ def _engine() -> typing.Any:
 
         async def async_start_new_kernel(self, **options: typing.Any) -> None:
             await super().async_start_new_kernel(**options)
-            self.watch.follow(self.km.provisioner.pid)
+            self.watch.follow(typing.cast(typing.Any, self.km).provisioner.pid)
 
         def papermill_execute_cells(self) -> None:
             super().papermill_execute_cells()
@@ -172,7 +172,7 @@ def _engine() -> typing.Any:
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(  # type: ignore[override]
+        def execute_managed_notebook(
             cls,
             nb_man: typing.Any,
             kernel_name: str,
@@ -182,8 +182,8 @@ def _engine() -> typing.Any:
             start: dict[str, typing.Any],
             **options: typing.Any,
         ) -> None:
-            # else every kernel warns that it talks over a local socket
-            client = Client(nb_man, extra_arguments=["--log-level=40"], timeout=None)
+            # kernels warn of local sockets, and call their shutdown an error
+            client = Client(nb_man, extra_arguments=["--log-level=50"], timeout=None)
             client.watch, client.scratch = watch, scratch
             client.execute(**start)
 

@@ -43,7 +43,7 @@ COMMANDS = ("rerun", "cli.py", "__main__.py")
 
 
 def book_root(root: Folder | None = None) -> Path:
-    """Find the book: ``root``, else the nearest above the working directory, else beside the package.
+    """Find the book: ``root``, else the nearest folder above, else the one beside the package.
 
     Raises:
         FileNotFoundError: where no such folder has ``_toc.yml`` and ``notebooks/``.
@@ -338,15 +338,15 @@ def resolve(
 
 def require_device(device: object) -> None:
     """Refuse a device that PyTorch does not find on this machine."""
-    if device in ("cpu", None):
+    kind = str(device).split(":")[0]
+    if kind not in ("cuda", "mps"):
         return
     import torch
 
-    kind = str(device).split(":")[0]
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind not in there or not there[kind]():
-        found = ["cpu", *(name for name, is_there in there.items() if is_there())]
-        raise ValueError(f"device: {device!r} is not on this machine, which has {', '.join(found)}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[kind]:
+        found = ", ".join(["cpu", *(name for name, is_there in there.items() if is_there)])
+        raise ValueError(f"device: {device!r} is not on this machine, which has {found}")
 
 
 @dataclasses.dataclass(frozen=True)
