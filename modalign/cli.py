@@ -127,7 +127,7 @@ def _rerun_verbs(rooms: Any) -> None:
         "--metric",
         action="append",
         metavar="NAME",
-        help="glued value to compare; again for another",
+        help="glued value; again for another",
     )
     verb.add_argument(
         "--baseline", metavar="VALUE", help="of --by, what the others are compared with"

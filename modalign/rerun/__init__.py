@@ -16,6 +16,7 @@ from modalign.rerun.inventory import (
     require_costable,
     require_known,
 )
+from modalign.rerun.pages import page
 from modalign.rerun.reporting import Comparison, Report, compare, report
 from modalign.rerun.sweeping import Outcome, Sweep, define_sweep, read_sweep, sweep
 
@@ -34,6 +35,7 @@ __all__ = [
     "cost_text",
     "costs",
     "define_sweep",
+    "page",
     "parameters",
     "presets",
     "read_sweep",

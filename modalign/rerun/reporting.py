@@ -26,7 +26,8 @@ COSTS = ("seconds", "peak_memory_mib")
 MOST_PANELS = 6
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto }}
+body {{ max-width: 60rem; padding: 0 1rem }}
 table {{ border-collapse: collapse; font-size: .9rem }} div {{ overflow-x: auto }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .2rem .6rem; text-align: right }}
 img {{ max-width: 100% }}
@@ -199,7 +200,8 @@ class Report:
 
     def write(self, folder: Folder | None = None) -> Path:
         """Write tables (parquet and CSV), figure and page; beside what was read by default."""
-        beside = self.path if self.path.is_dir() else self.path.with_suffix("")
+        beside = self.path.resolve()
+        beside = beside if beside.is_dir() else beside.with_suffix("")
         target = Path(folder) if folder else beside.with_name(f"{beside.name}.report")
         target.mkdir(parents=True, exist_ok=True)
         tables = {"runs": self.table, "means": self.means, "differences": self.differences}
@@ -435,5 +437,5 @@ def compare(a: Folder | Result, b: Folder | Result) -> Comparison:
         two,
         _changed(one.parameters, two.parameters, "parameter"),
         results.assign(**{"B - A": numeric}),
-        _changed(*sides, "of"),
+        _changed(sides[0], sides[1], "of"),
     )
