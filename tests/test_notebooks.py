@@ -1,15 +1,11 @@
 """Every chapter keeps the contract in CONTRIBUTING.md."""
 
-import ast
 import base64
-import io
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
-import tokenize
 
 import nbformat
 import pytest

@@ -159,8 +159,8 @@ def _engine() -> typing.Any:
             self.km.client_class = "jupyter_client.asynchronous.AsyncKernelClient"
             return self.km
 
-        async def async_start_new_kernel(self, **options: typing.Any) -> None:
-            await super().async_start_new_kernel(**options)
+        def start_new_kernel(self, **options: typing.Any) -> None:
+            super().start_new_kernel(**options)
             self.watch.follow(typing.cast(typing.Any, self.km).provisioner.pid)
 
         def papermill_execute_cells(self) -> None:

@@ -101,6 +101,13 @@ def _interval(values: pd.Series) -> dict[str, float]:
     return {"seeds": len(sample), "mean": mean, "low": low, "high": high}
 
 
+def _over_seeds(values: pd.Series, seeded: bool) -> pd.Series:
+    """One value a seed: the mean of its runs, NaN where one of them is."""
+    if not seeded:
+        return values
+    return values.groupby(SEED).agg(lambda of_one: of_one.mean(skipna=False))
+
+
 def _means(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Mean of each metric over seeds, for each level of ``by``."""
     import pandas as pd
@@ -108,7 +115,8 @@ def _means(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     rows = []
     for metric in metrics:
         for level, part in table.groupby("level", sort=False):
-            over_seeds = part.groupby(SEED)[metric].mean() if SEED in part else part[metric]
+            values = part.set_index(SEED)[metric] if SEED in part else part[metric]
+            over_seeds = _over_seeds(values, SEED in part)
             row = {"metric": metric, "level": level, "runs": len(part), **_interval(over_seeds)}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -129,9 +137,10 @@ def _differences(
     for level, part in sides.items():
         if level == baseline:
             continue
-        pairs = (part - sides[baseline]).dropna(how="all")
+        shared = part.index.intersection(sides[baseline].index)
+        pairs = part.loc[shared] - sides[baseline].loc[shared]
         for metric in metrics:
-            over_seeds = pairs[metric].groupby(SEED).mean() if SEED in keys else pairs[metric]
+            over_seeds = _over_seeds(pairs[metric], SEED in keys)
             found = _interval(over_seeds)
             rows.append({"metric": metric, "level": level, "against": baseline, **found})
             rows[-1]["verdict"] = _verdict(found)
