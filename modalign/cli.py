@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import textwrap
 import typing
@@ -216,8 +215,6 @@ def _sweep(chosen: argparse.Namespace) -> int:
     if chosen.print:
         print(what.to_yaml(), end="")
         return 0
-    # a job that is told to end stops as on Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcome = rerun.sweep(
         what,
         output=chosen.output,

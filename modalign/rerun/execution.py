@@ -256,11 +256,10 @@ def _failure(held: nbformat.NotebookNode, reason: str, watch: _Watch) -> Failure
     """What stopped a notebook; None where it ran to its end."""
     code = [cell for cell in held.cells if cell.cell_type == "code" and cell.source.strip()]
     raised = [out for cell in code for out in cell.outputs if out.output_type == "error"]
-    if watch.ended:
-        reason = {
-            "timeout": f"the run was not done within its {watch.timeout:g} s, and was ended",
-            "stopped": "the run was told to stop",
-        }[watch.ended]
+    if watch.ended == "stopped":
+        reason = "the run was told to stop"
+    elif watch.ended:
+        reason = f"the run was not done within its {watch.timeout:g} s, and was ended"
     elif not reason and not raised:
         if all(cell.execution_count is not None for cell in code):
             return None

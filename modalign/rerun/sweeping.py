@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -10,10 +12,12 @@ import itertools
 import json
 import os
 import pathlib
+import signal
+import threading
 import time
 import typing
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from modalign.rerun import execution, inventory
 from modalign.rerun.execution import Plan
@@ -223,6 +227,7 @@ def _local_cluster(jobs: int | None, devices: Sequence[str]) -> Iterator[str]:
             "cls": distributed.Nanny,
             "options": {
                 **common,
+                "preload": ["modalign.rerun._worker"],
                 "env": {"CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else {},
             },
         }
@@ -230,7 +235,7 @@ def _local_cluster(jobs: int | None, devices: Sequence[str]) -> Iterator[str]:
     }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
     }
     with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster:
         yield cluster.scheduler_address
@@ -272,19 +277,19 @@ class _Coordinator:
 
     def run(self) -> None:
         """Return when every plan has a state; once told to stop, when nothing runs any more."""
-        try:
-            while self.waiting or self.running:
-                try:
+        with _told_to_end(self._stop):
+            try:
+                while self.waiting or self.running:
                     self._turn()
-                except KeyboardInterrupt:
-                    if self.stopping:
-                        raise
-                    self._stop()
-        finally:
-            self.client.close(timeout=CONNECT_SECONDS)
-            self.stop.unlink(missing_ok=True)
+            finally:
+                self.client.close(timeout=CONNECT_SECONDS)
+                self.stop.unlink(missing_ok=True)
 
     def _turn(self) -> None:
+        if self.stopping:
+            for plan in self.waiting:
+                self.states[plan.name] = "stopped"
+            self.waiting.clear()
         if self.client.status in ("closed", "closing"):
             self.remarks.append("The scheduler was lost; its runs were handed out again.")
             self.waiting.extend(self.running.values())
@@ -316,7 +321,11 @@ class _Coordinator:
         import distributed
 
         if future.status == "finished":
-            state, problem = future.result()
+            try:
+                state, problem = future.result(timeout=CONNECT_SECONDS)
+            except (OSError, asyncio.TimeoutError, concurrent.futures.CancelledError):
+                # its worker or the scheduler left; what it did is on the disk, and will be found
+                state, problem = "busy", ""
         elif future.status == "error":
             error = future.exception()
             state, problem = "failed", f"{type(error).__name__}: {error}"
@@ -338,11 +347,27 @@ class _Coordinator:
 
     def _stop(self) -> None:
         self.stopping = True
-        self.bar.write("Stopping: runs that are not finished are ended, the others are kept.")
         self.stop.touch()
-        for plan in self.waiting:
-            self.states[plan.name] = "stopped"
-        self.waiting.clear()
+        self.bar.write("Stopping: runs that are not finished are ended, the others are kept.")
+
+
+@contextlib.contextmanager
+def _told_to_end(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on the first Ctrl-C or SIGTERM, wherever the program is; end on the second."""
+
+    def handle(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+        stop()
+
+    before: dict[signal.Signals, typing.Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def sweep(
