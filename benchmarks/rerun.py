@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import os
 import pathlib
 import signal
@@ -114,7 +115,7 @@ def gap(output: pathlib.Path) -> float:
     )
     gaps = [
         (later[1] - earlier[1]).total_seconds() * 1e3
-        for earlier, later in zip(lines, lines[1:], strict=False)
+        for earlier, later in itertools.pairwise(lines)
         if earlier[0] == later[0] and (earlier[2], later[2]) == ("finished", "started")
     ]
     return statistics.median(gaps)
