@@ -36,7 +36,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 NOTEBOOK, RESULTS, PROVENANCE = "notebook.ipynb", "results.json", "provenance.json"
 LOCKS = ".locks"
 LONGEST_SOCKET = 80  # a path of a Unix socket holds 104 bytes or more; zmq appends to ours
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.5
 ASK = (
     "(lambda json, records: json.dumps({**records.provenance(), "
     "'peak_memory_mib': records.peak_memory()}))"
