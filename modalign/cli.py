@@ -201,6 +201,8 @@ def _run(chosen: argparse.Namespace) -> int:
         timeout=chosen.timeout,
     )
     print(result)
+    if result.found:
+        print("It was there already: remove the folder to run it again.")
     if not result.ok:
         return 1
     if chosen.record_cost:

@@ -185,6 +185,7 @@ def test_the_same_run_is_found_and_not_made_again(tiny_book, tmp_path):
     again = rerun.run("tiny", preset="smoke", output=tmp_path)  # the same by another name
     assert again.folder == first.folder
     assert again.folder.stat() == before
+    assert (first.found, again.found) == (False, True)
     events = [line["event"] for line in execution.journal(first.name, tmp_path)]
     assert events == ["started", "finished"]
 
@@ -229,6 +230,7 @@ def test_any_text_stays_data(tiny_book, tmp_path):
         (["tiny", "--device", "mps"], "device: 'mps' is not on this machine"),
         (["tiny", "--device", "gpu"], "device: expected str (cpu, cuda or mps), got 'gpu'"),
         (["tiny", "--record-cost"], "--record-cost: expected a preset other than default"),
+        (["tiny", "--timeout", "0"], "timeout: expected a number of seconds above 0, got 0.0"),
         (["tiny", "-o", "_toc.yml/runs"], "output: cannot write to _toc.yml/runs: Not a dir"),
         (["tiny", "-o", "/proc/runs"], "output: cannot write to /proc/runs"),
         (["tiny", "-o", "loop/runs"], "output: cannot write to loop/runs"),

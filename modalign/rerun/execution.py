@@ -190,6 +190,11 @@ def _engine() -> typing.Any:
     return Engine
 
 
+def require_timeout(timeout: float | None) -> None:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout}")
+
+
 def kernel_environment(scratch: str) -> dict[str, str]:
     """What a kernel starts with: one thread unless told otherwise, and no start-up file."""
     package = str(Path(modalign.__file__).parents[1])
@@ -378,7 +383,10 @@ class Result:
         folder: holds ``notebook.ipynb``, ``results.json`` and ``provenance.json``.
         provenance: parameters, versions, machine, time and memory.
         values: what the chapter glued, by name; of a failed run as far as it came.
+        found: whether `run` found it instead of making it.
     """
+
+    found = False
 
     def __init__(self, folder: Folder) -> None:
         """Read a run.
@@ -663,6 +671,7 @@ def run(
         OSError: for an output folder that cannot be written.
         RuntimeError: where another process is making this very run.
     """
+    require_timeout(timeout)
     (plan,) = plans(chapter, [parameters or {}], preset, root=root)
     book.require_device(plan.parameters.get("device"))
     folder = output_folder(output)
@@ -670,6 +679,7 @@ def run(
     state, result = perform(plan, folder, timeout=timeout, progress=bar)
     if result is None:
         raise RuntimeError(f"run: {plan.name} is {state}: another process is making it in {folder}")
+    result.found = state == "found"
     return result
 
 

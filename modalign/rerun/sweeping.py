@@ -270,7 +270,7 @@ class _Coordinator:
         while True:
             try:
                 return distributed.Client(self.address, timeout=CONNECT_SECONDS)
-            except (OSError, TimeoutError) as error:
+            except (OSError, asyncio.TimeoutError) as error:
                 # a scheduler that was there before may be starting again
                 if (not self.states and not self.running) or time.monotonic() > until:
                     raise OSError(f"scheduler: none answers at {self.address}: {error}") from None
@@ -415,6 +415,7 @@ def sweep(
         raise ValueError("sweep: expected a sweep or a chapter with a grid, got both")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: expected 1 or more, got {jobs}")
+    execution.require_timeout(timeout)
     plans = execution.plans(what.chapter, what.changes(), what.preset, root=root)
     devices = {plan.parameters.get("device", "cpu") for plan in plans}
     if scheduler is None:
