@@ -31,7 +31,8 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _version(library: str) -> str | None:
+def library_version(library: str) -> str | None:
+    """The installed version of a library; None where it is not installed."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -49,6 +50,12 @@ def _processor() -> str:
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in MiB."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        # a process that was forked from a large one reports that one's size in getrusage
+        peaks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        if peaks:
+            return int(peaks[0].split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
@@ -59,29 +66,28 @@ def provenance() -> dict[str, typing.Any]:
     Returns:
         ``version`` and ``commit`` of modalign (the commit ends in ``+changes`` where tracked
         files differed from it, and is None outside a checkout), ``python``, ``libraries``
-        with their versions, ``machine`` (processor, cores, system), ``device`` and ``date``
-        (UTC).
+        with their versions, ``machine`` (processor, cores, system), ``device`` (the GPU's name
+        where torch is loaded and sees one) and ``date`` (UTC).
 
     >>> provenance()["version"] == modalign.__version__
     True
     """
-    import torch
-
+    # a process that never loaded torch has computed nothing on a GPU
+    torch = sys.modules.get("torch")
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit and _git("status", "--porcelain", "--untracked-files=no", "--", "modalign"):
         commit += "+changes"
-    cuda = torch.cuda.is_available()
     return {
         "version": modalign.__version__,
         "commit": commit,
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: library_version(name) for name in LIBRARIES},
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -30,3 +31,53 @@ def real_data(monkeypatch):
         pytest.skip("no real data: set MODALIGN_DATA to the folder that holds them")
     monkeypatch.setenv("MODALIGN_DATA", str(folder))
     return folder
+
+
+TINY = {
+    "seed": "0  # of the draw; 0 or more",
+    "rate": "0.1  # what is added; 0 or more",
+    "note": '"a"  # shown as it is; any',
+    "notes": '["a"]  # shown as they are; any',
+    "optimizer": '"adam"  # a choice; adam, lars or sgd',
+    "slow": "0.0  # seconds that a run takes; 0 to 600",
+    "fast": "True  # read by nobody",
+    "device": '"cpu"  # where; cpu, cuda or mps',
+}
+DRAW = """
+import random, time
+time.sleep(slow)
+def keep(name, value):  # what myst_nb's glue leaves, without its import
+    record = {"application/papermill.record/text/plain": repr(value)}
+    display(record, raw=True, metadata={"scrapbook": {"name": name}})
+keep("tiny-value", random.Random(seed).random() + rate)
+keep("tiny-notes", [note, *notes])
+keep("tiny-text", "0.1 [0.0, 0.2]")
+"""
+
+
+@pytest.fixture
+def tiny_book(tmp_path, monkeypatch):
+    """A function that writes a book of one chapter, whose runs take a second, and goes there."""
+
+    def write(*sources, parameters=TINY, presets="smoke: {seed: 3}\n"):
+        root = tmp_path / "book"
+        lines = "\n".join(f"{name} = {text}" for name, text in parameters.items())
+        cells = [nbformat.v4.new_markdown_cell("# A tiny chapter\n\nThat draws.")]
+        cells += [nbformat.v4.new_code_cell(source) for source in (lines, DRAW, *sources)]
+        cells[1].metadata.tags = ["parameters"]
+        (root / "notebooks" / "presets").mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "tiny.ipynb")
+        (root / "notebooks" / "presets" / "tiny.yml").write_text(presets)
+        (root / "_toc.yml").write_text("format: jb-book\nroot: notebooks/tiny\n")
+        monkeypatch.chdir(root)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def command_environment():
+    """The environment in which a process finds the modalign under test."""
+    package = str(pathlib.Path(__file__).parents[1])
+    paths = [package, os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

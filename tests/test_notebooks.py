@@ -1,19 +1,18 @@
 """Every chapter keeps the contract in CONTRIBUTING.md."""
 
-import ast
 import base64
-import io
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
-import tokenize
 
 import nbformat
 import pytest
 import yaml
+
+from modalign import rerun
+from modalign.rerun import execution
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -28,48 +27,9 @@ def code_cells(chapter):
     return [cell for cell in notebook(chapter).cells if cell.cell_type == "code"]
 
 
-def presets(chapter):
-    path = ROOT / "notebooks" / "presets" / f"{chapter}.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def parameters_source(chapter):
-    tagged = [c for c in code_cells(chapter) if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1, "a chapter has exactly one cell tagged parameters"
-    return tagged[0].source
-
-
-def parameters(chapter):
-    tree = ast.parse(parameters_source(chapter))
-    assert all(isinstance(line, ast.Assign) and len(line.targets) == 1 for line in tree.body)
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in tree.body}
-
-
 def glued(cells):
     """The values glued in the outputs of cells, by name."""
-    values = {}
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-        text = [
-            text for mime, text in output.get("data", {}).items() if mime.endswith("text/plain")
-        ]
-        if name and text:
-            values[name] = re.sub(r"^np\.\w+\((.*)\)$", r"\1", text[0])
-    return values
-
-
-def kind(value):
-    """The type of a parameter, with the types inside a list; an int will do for a float."""
-    if isinstance(value, list):
-        return ("list", *sorted({kind(each) for each in value}))
-    return "number" if type(value) is float else type(value).__name__
-
-
-def fits(value, default):
-    allowed = {kind(default)} | ({"int"} if type(default) is float else set())
-    if isinstance(default, list) and isinstance(value, list):
-        return all(any(fits(each, one) for one in default) for each in value)
-    return kind(value) in allowed
+    return execution.glued(nbformat.v4.new_notebook(cells=cells))
 
 
 def run(*command):
@@ -91,24 +51,25 @@ def test_there_are_chapters_and_the_contents_list_them():
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_parameters_are_plain_literals_with_a_comment_each(chapter):
-    source = parameters_source(chapter)
-    assert parameters(chapter)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
-    for line in ast.parse(source).body:
-        assert commented & set(range(line.lineno, line.end_lineno + 1)), ast.unparse(line)
+def test_a_chapter_has_one_cell_of_parameters(chapter):
+    tagged = [c for c in code_cells(chapter) if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert rerun.parameters(chapter, root=ROOT)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_presets_name_known_parameters_with_their_types(chapter):
-    defaults = parameters(chapter)
-    assert list(presets(chapter)) == ["smoke", "default", "gpu", "paper"]
-    for preset, values in presets(chapter).items():
-        assert set(values) <= set(defaults), f"{preset} names unknown parameters"
-        for name, value in values.items():
-            assert fits(value, defaults[name]), f"{preset}: {name} = {value!r}"
-    assert all(defaults[name] == value for name, value in presets(chapter)["default"].items())
+def test_every_parameter_says_what_it_may_be(chapter):
+    for each in rerun.parameters(chapter, root=ROOT).values():
+        assert each.help, each.name
+        assert each.range or each.kind == "bool", f"{each.name}: no range in its comment"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_presets_fit_the_parameters(chapter):
+    found = rerun.presets(chapter, root=ROOT)
+    assert set(found) == {"smoke", "default", "gpu", "paper"}
+    known = rerun.parameters(chapter, root=ROOT)
+    assert all(known[name].default == value for name, value in found["default"].items())
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -146,10 +107,9 @@ def test_glued_values_are_the_golden_ones(chapter):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_smoke_preset_runs_and_glues_what_the_chapter_glues(chapter, tmp_path):
-    written = tmp_path / "smoke.ipynb"
-    run("tools/book.py", "run", chapter, "--preset", "smoke", "-o", written)
-    cells = nbformat.read(written, as_version=4).cells
-    assert set(glued(cells)) == set(glued(code_cells(chapter)))
+    run("-m", "modalign", "run", chapter, "--preset", "smoke", "-o", tmp_path)
+    (made,) = tmp_path.glob(f"{chapter}-*")
+    assert set(rerun.Result(made).values) == set(glued(code_cells(chapter)))
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -236,17 +236,3 @@ def test_a_warning_fails_the_pages_each_time_until_it_is_mended(tiny):
         assert "up to date" not in said
     intro.write_text("# Tiny\n\nMended.\n")
     assert book(tiny, "render")[0] == 0
-
-
-def test_run_applies_a_preset_and_changes_and_refuses_what_it_does_not_know(tiny, tmp_path):
-    written = tmp_path / "out.ipynb"
-    assert book(tiny, "run", "good", "--preset", "smoke", "-o", written)[0] == 0
-    assert nbformat.read(written, as_version=4).cells[-1].outputs[-1].text.startswith("1 ")
-    assert book(tiny, "run", "good", "--preset", "smoke", "-p", "seed", 7, "-o", written)[0] == 0
-    assert nbformat.read(written, as_version=4).cells[-1].outputs[-1].text.startswith("7 ")
-    code, said = book(tiny, "run", "good", "--preset", "smoke", "-p", "sede", 7, "-o", written)
-    assert code == 1
-    assert "good has no parameter sede" in said
-    code, said = book(tiny, "run", "good", "--preset", "smok", "-o", written)
-    assert code == 1
-    assert "no preset 'smok', only smoke" in said

@@ -3,85 +3,31 @@
     python tools/book.py execute               run the chapters that changed
     python tools/book.py keep                  copy the executed chapters over notebooks/
     python tools/book.py render [--committed]  make the pages, in _build/html/
-    python tools/book.py run cka --preset smoke -p seed 3 -o out.ipynb
 
-The verbs of the Makefile call these. Run it with the Python that the book is installed in.
+The verbs of the Makefile call these. Run it with the Python that the book is installed in. To run a
+chapter with other parameters there is `modalign run`.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
-import platform
-import re
-import resource
 import shutil
 import subprocess
 import sys
-import time
 import typing
-from collections.abc import Iterable, Iterator
 
 import nbformat
-import yaml
+
+from modalign.rerun import execution, pages
+from modalign.rerun.inventory import chapter_key, digest, written_files
+from modalign.rerun.inventory import notebooks as chapters
 
 Path = pathlib.Path
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 STATUS_MARK = "% The build writes everything below this line.\n"
-
-
-def chapters(root: Path) -> list[Path]:
-    """The notebooks of the table of contents, in its order."""
-
-    def names(node: typing.Any) -> Iterator[str]:
-        if isinstance(node, list):
-            for child in node:
-                yield from names(child)
-        elif isinstance(node, dict):
-            yield from (node[key] for key in ("root", "file") if key in node)
-            yield from names([child for child in node.values() if not isinstance(child, str)])
-
-    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    found = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(contents))
-    return [path for path in found if path.exists()]
-
-
-def written_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """The files below a folder, without hidden ones and caches."""
-    return [
-        path
-        for path in folder.rglob(pattern)
-        if path.is_file()
-        and not any(
-            part[0] == "." or part == "__pycache__" for part in path.parts[len(folder.parts) :]
-        )
-    ]
-
-
-def digest(root: Path, files: Iterable[Path], *texts: str) -> str:
-    """Hash the names and contents of files, and further texts."""
-    total = hashlib.sha256(json.dumps(texts).encode())
-    for path in sorted(files):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    return total.hexdigest()
-
-
-def chapter_key(root: Path, notebook: Path) -> str:
-    """Hash all that a chapter's outputs depend on, and none of the outputs."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in cells]
-    files = [
-        *written_files(root / "modalign", "*.py"),
-        *written_files(root / "notebooks" / "presets"),
-        *written_files(root / "results"),
-        *root.glob("constraints.txt"),
-    ]
-    return digest(root, files, notebook.name, json.dumps(source), platform.python_version())
 
 
 def executed_path(root: Path, notebook: Path) -> Path:
@@ -121,81 +67,33 @@ def drop_run_traces(notebook: nbformat.NotebookNode) -> list[str]:
     return dropped
 
 
-def failure_report(chapter: str, half_run: Path, reason: str) -> str:
-    """Say which cell stopped a chapter, what it holds and what it raised."""
-    cells = [
-        cell
-        for cell in nbformat.read(half_run, as_version=4).cells
-        if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
-    ]
-    started = [n for n, c in enumerate(cells) if c.metadata.get("papermill", {}).get("start_time")]
-    number = started[-1] if started else 0
-    cell = cells[number]
-    errors = [o for o in cell.get("outputs", []) if o.output_type == "error"]
-    traceback = "\n".join(errors[0].traceback) if errors else reason
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines()
-    return "\n".join(
-        [
-            f"\nChapter {chapter} stopped at cell {number + 1} of {len(cells)}, which reads:\n",
-            *(f"    {line}" for line in cell.source.splitlines()),
-            "\nand raised:\n",
-            *(f"    {line}" for line in lines[-30:]),
-            f"\nIts half-run notebook is {half_run}",
-        ]
-    )
-
-
 def execute_chapter(root: Path, notebook: Path, position: int) -> int:
     """Execute one chapter in a kernel of its own; 0 where it ran to its end."""
-    import nbclient.exceptions
-    import papermill.exceptions
-
-    from modalign.records import provenance
-
     target = executed_path(root, notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
-    running = target.with_name(f".running-{notebook.name}")
     failed = target.with_name(f"{notebook.stem}.failed.ipynb")
     key = chapter_key(root, notebook)
-    bar = {"desc": notebook.stem, "position": position, "disable": None}
-    started = time.perf_counter()
-    reason = ""
-    try:
-        papermill.execute_notebook(
-            notebook,
-            running,
-            kernel_name="python3",
-            cwd=root,
-            progress_bar=bar,
-            # else every kernel warns that it talks over a local socket
-            extra_arguments=["--log-level=40"],
-        )
-    except (papermill.exceptions.PapermillExecutionError, nbclient.exceptions.DeadKernelError) as e:
-        reason = str(e)
-    seconds = time.perf_counter() - started
-    executed = nbformat.read(running, as_version=4)
-    code = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
-    if not reason and any(cell.execution_count is None for cell in code):
-        reason = "the kernel was told to exit before the last cell"
-    if reason:
-        running.replace(failed)
-        print(failure_report(notebook.stem, failed, reason))
+    made = execution.execute(
+        nbformat.read(notebook, as_version=4),
+        {},
+        cwd=root,
+        progress={"desc": notebook.stem, "position": position, "disable": None},
+    )
+    if made.failure:
+        write_notebook(made.notebook, failed)
+        print(f"\nChapter {notebook.stem} {made.failure}\n\nIts half-run notebook is {failed}")
         return 1
-    for text in drop_run_traces(executed):
+    for text in drop_run_traces(made.notebook):
         print(f"{notebook.stem}: left out of the stored outputs, from stderr:\n{text.rstrip()}")
-    executed.metadata["modalign"] = {
+    made.notebook.metadata["modalign"] = {
         "key": key,
-        "seconds": round(seconds, 1),
-        "peak_memory_mib": round(
-            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-            / (2**20 if sys.platform == "darwin" else 2**10)
-        ),
-        **provenance(),
+        "seconds": round(made.seconds, 1),
+        "peak_memory_mib": round(made.peak_memory_mib),
+        **made.made,
     }
-    write_notebook(executed, target)
-    running.unlink()
+    write_notebook(made.notebook, target)
     failed.unlink(missing_ok=True)
-    print(f"{notebook.stem}: executed in {seconds:.0f} s")
+    print(f"{notebook.stem}: executed in {made.seconds:.0f} s")
     return 0
 
 
@@ -203,12 +101,9 @@ def execute(root: Path, jobs: int) -> int:
     """Execute the chapters whose outputs are out of date, each in its own process."""
     environment = {
         **os.environ,
-        **dict.fromkeys(ONE_THREAD, "1"),
-        # this environment's kernel and no start-up file of the user's decide the outputs
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "IPYTHONDIR": str(root / "_build" / "ipython"),
+        # chapters run side by side: the number of cores is not to change what they say
+        **dict.fromkeys(execution.ONE_THREAD, "1"),
         "MPLCONFIGDIR": str(root / "_build" / "matplotlib"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
 
     def start(notebook: Path, position: int) -> subprocess.CompletedProcess[str]:
@@ -301,19 +196,8 @@ def status_tables(root: Path, notebooks: dict[Path, Path]) -> str:
 
 
 def stage(root: Path, notebooks: dict[Path, Path], folder: Path) -> None:
-    """Gather the sources of the pages in one clean folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(root / name, folder / name)
-    for page in written_files(root / "book"):
-        target = folder / page.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(page, target)
-    for notebook, source in notebooks.items():
-        target = folder / notebook.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
+    """Gather the sources of the pages in one clean folder, and write the status page."""
+    pages.gather(root, notebooks, folder)
     status = folder / "book" / "status.md"
     if status.exists():
         head = status.read_text(encoding="utf-8").split(STATUS_MARK)[0]
@@ -338,6 +222,8 @@ def render(root: Path, output: Path, committed: bool) -> int:
         *written_files(root / "book"),
         *written_files(root / "modalign", "*.py"),
         *written_files(root / "results"),
+        *written_files(root / "notebooks" / "presets"),
+        *written_files(root / "notebooks" / "costs"),
         *notebooks.values(),
     ]
     inputs = digest(root, files, Path(__file__).read_text(encoding="utf-8"), sys.version)
@@ -349,32 +235,11 @@ def render(root: Path, output: Path, committed: bool) -> int:
             shutil.rmtree(old, ignore_errors=True)
         source = output / "_build" / "source"
         stage(root, notebooks, source)
-        build = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-        options = ["build", source, "--path-output", output, "--all", "-W", "--keep-going", "-q"]
-        if subprocess.run([sys.executable, "-c", build, *options]).returncode != 0:
+        if pages.build(source, output, "-W", "--keep-going") != 0:
             print("\nThe pages were not made: see the warnings above; each is an error.")
             return 1
         done.write_text(inputs)
     print(f"Open {(html / 'index.html').as_uri()}")
-    return 0
-
-
-def run(root: Path, chapter: str, preset: str, changes: list[list[str]], output: Path) -> int:
-    """Run one chapter with a preset and further changes, into a notebook of its own."""
-    import papermill
-
-    notebook = root / "notebooks" / f"{chapter}.ipynb"
-    presets = yaml.safe_load((notebook.parent / "presets" / f"{chapter}.yml").read_text())
-    if preset not in presets:
-        print(f"run: {chapter} has no preset {preset!r}, only {', '.join(presets)}")
-        return 1
-    parameters = {**presets[preset], **{name: yaml.safe_load(text) for name, text in changes}}
-    unknown = set(parameters) - set(papermill.inspect_notebook(str(notebook)))
-    if unknown:
-        print(f"run: {chapter} has no parameter {', '.join(sorted(unknown))}")
-        return 1
-    papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=root)
-    print(f"Wrote {output}")
     return 0
 
 
@@ -390,11 +255,6 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("render", help="make the pages, in _build/html/")
     verb.add_argument("--committed", action="store_true", help="of the outputs in notebooks/")
     verb.add_argument("--output", type=Path, help="where to put _build/, the root by default")
-    verb = verbs.add_parser("run", help="run one chapter with other parameters")
-    verb.add_argument("chapter", help="such as cka")
-    verb.add_argument("--preset", default="default", help="a key of notebooks/presets/CHAPTER.yml")
-    verb.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    verb.add_argument("-o", "--output", type=Path, required=True, help="notebook to write")
     verb = verbs.add_parser("chapter", help="execute one chapter (what execute calls)")
     verb.add_argument("notebook", type=Path)
     verb.add_argument("position", type=int, help="line of its progress bar")
@@ -410,8 +270,6 @@ def main() -> int:
         return keep(root)
     if given.verb == "render":
         return render(root, (given.output or root).resolve(), given.committed)
-    if given.verb == "run":
-        return run(root, given.chapter, given.preset, given.p, given.output)
     return execute_chapter(root, given.notebook, given.position)
 
 

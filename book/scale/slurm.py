@@ -1,0 +1,34 @@
+"""A sweep on Slurm: workers are jobs, and this script, on the login node, coordinates.
+
+python -m pip install dask-jobqueue
+python book/scale/slurm.py
+"""
+
+from dask_jobqueue import SLURMCluster
+
+from modalign import rerun
+
+if __name__ == "__main__":
+    with SLURMCluster(
+        # yours: the partition, the account, the time after which a worker is ended
+        queue="gpu",
+        account="project",
+        walltime="02:00:00",
+        # a job is one worker, which makes one run at a time
+        cores=1,
+        processes=1,
+        memory="8GB",
+        job_extra_directives=["--gres=gpu:1"],
+        # a worker that reaches its walltime in the middle of a run ends itself before
+        worker_extra_args=["--lifetime", "110m", "--lifetime-stagger", "5m"],
+    ) as cluster:
+        cluster.adapt(minimum_jobs=0, maximum_jobs=8)
+        outcome = rerun.sweep(
+            "cka",
+            {"lambda_cka": [0, 0.1]},
+            seeds=5,
+            parameters={"device": "cuda"},
+            output="runs",
+            scheduler=cluster.scheduler_address,
+        )
+    print(outcome)

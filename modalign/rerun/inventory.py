@@ -1,0 +1,514 @@
+"""What can be rerun: the chapters, their parameters, their presets and what they cost."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import csv
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import tokenize
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import modalign
+from modalign import records
+
+if typing.TYPE_CHECKING:
+    import nbformat
+
+Path = pathlib.Path
+Value = typing.Union[bool, int, float, str, "list[typing.Any]"]
+Folder = typing.Union[str, "os.PathLike[str]"]
+
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# CONTRIBUTING.md tells authors this grammar
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    rf"({NUMBER}) or more": lambda value, bound: value >= bound,
+    rf"({NUMBER}) or less": lambda value, bound: value <= bound,
+    rf"above ({NUMBER})": lambda value, bound: value > bound,
+    rf"below ({NUMBER})": lambda value, bound: value < bound,
+}
+ANY = "any"
+# the commands, which no chapter imports: they decide what runs, not what comes out
+COMMANDS = ("rerun", "cli.py", "__main__.py")
+
+
+def book_root(root: Folder | None = None) -> Path:
+    """Find the book: ``root``, else the nearest folder above, else the one beside the package.
+
+    Raises:
+        FileNotFoundError: where no such folder has ``_toc.yml`` and ``notebooks/``.
+    """
+    here = Path.cwd()
+    places = [here, *here.parents, Path(modalign.__file__).parents[1]]
+    for place in [Path(root)] if root is not None else places:
+        if (place / "_toc.yml").is_file() and (place / "notebooks").is_dir():
+            return place.resolve()
+    where = f"in {root}" if root is not None else f"above {here} or beside the package"
+    raise FileNotFoundError(
+        f"chapters: no book (a folder with _toc.yml and notebooks/) {where}; the chapters are not "
+        "in the installed package: run this in a checkout of the book"
+    )
+
+
+def notebooks(root: Path) -> list[Path]:
+    """The notebooks of the table of contents, in its order."""
+    import yaml
+
+    def names(node: typing.Any) -> Iterator[str]:
+        if isinstance(node, list):
+            for child in node:
+                yield from names(child)
+        elif isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            yield from names([child for child in node.values() if not isinstance(child, str)])
+
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    found = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(contents))
+    return [path for path in found if path.exists()]
+
+
+def notebook_path(chapter: str, root: Folder | None = None) -> Path:
+    """The notebook of a chapter.
+
+    Raises:
+        ValueError: for an unknown name, with the closest one.
+    """
+    known = {path.stem: path for path in notebooks(book_root(root))}
+    require_known(chapter, known, "chapter")
+    return known[chapter]
+
+
+def require_known(name: str, known: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among those known, and say which is closest."""
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        there = ", ".join(known) or "none"
+        raise ValueError(f"{what}: there is no {name!r}, only {there}{hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: a name, its default, and what else it may be.
+
+    Attributes:
+        name: what ``-p`` takes.
+        kind: ``bool``, ``int``, ``float``, ``str``, or ``list of`` one of them.
+        default: what the chapter has.
+        help: the comment up to its last semicolon.
+        range: what follows it, such as ``0 or more``; empty where anything goes.
+    """
+
+    name: str
+    kind: str
+    default: Value
+    help: str
+    range: str = ""
+
+    @property
+    def choices(self) -> list[Value]:
+        """The values that the range lists; empty where it lists none."""
+        if not self.range or self.range == ANY or _bounds(self.range):
+            return []
+        texts = [text.strip() for text in re.split(r",| or ", self.range)]
+        return [self._scalar(text) for text in texts]
+
+    def parse(self, text: str) -> Value:
+        """Read a value from a command line: data, whatever it looks like.
+
+        A text parameter takes the text as it is; all others take one literal of their kind.
+
+        Raises:
+            ValueError: for another kind or a value out of range.
+
+        >>> seed = Parameter("seed", "int", 0, "of everything", "0 or more")
+        >>> seed.parse("3")
+        3
+        >>> seed.parse("0; import os")
+        Traceback (most recent call last):
+            ...
+        ValueError: seed: expected int (0 or more), got '0; import os'
+        """
+        if self.kind == "str":
+            return self.check(text)
+        try:
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text.strip()))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise self._refusal(text) from None
+        return self.check(value)
+
+    def parse_many(self, text: str) -> list[Value]:
+        """Read values separated by commas: of lists ``[1,2],[3]``, of text as in a CSV line.
+
+        >>> Parameter("lambda", "float", 0.1, "a weight").parse_many("0,0.1")
+        [0.0, 0.1]
+        >>> Parameter("name", "str", "", "any").parse_many('adam,"a,b"')
+        ['adam', 'a,b']
+        """
+        if not self.kind.startswith("list"):
+            return [self.parse(part) for part in next(csv.reader([text]), [])]
+        try:
+            values = ast.literal_eval(f"[{text}]")
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise self._refusal(text) from None
+        return [self.check(value) for value in values]
+
+    def check(self, value: object) -> Value:
+        """Return the value in its canonical form: a float for an int, a list for a tuple.
+
+        Raises:
+            ValueError: for another kind or a value out of range.
+        """
+        of = self.kind.removeprefix("list of ")
+        if of == self.kind:
+            return self._checked(value, of)
+        if not isinstance(value, list | tuple):
+            raise self._refusal(value)
+        return [self._checked(each, of) for each in value]
+
+    def _checked(self, value: object, kind: str) -> Value:
+        if kind == "float" and type(value) is int:
+            value = float(value)
+        if type(value).__name__ != kind or (isinstance(value, float) and not math.isfinite(value)):
+            raise self._refusal(value)
+        value = typing.cast(Value, value)
+        bounds = _bounds(self.range)
+        if not all(fits(typing.cast(float, value), bound) for fits, bound in bounds):
+            raise self._refusal(value)
+        if self.choices and value not in self.choices:
+            raise self._refusal(value)
+        return value
+
+    def _scalar(self, text: str) -> Value:
+        kind = self.kind.removeprefix("list of ")
+        return text if kind == "str" else typing.cast(Value, ast.literal_eval(text))
+
+    def _refusal(self, value: object) -> ValueError:
+        allowed = f" ({self.range})" if self.range and self.range != ANY else ""
+        return ValueError(f"{self.name}: expected {self.kind}{allowed}, got {value!r:.80}")
+
+
+def _bounds(text: str) -> list[tuple[Callable[[float, float], bool], float]]:
+    """The bounds in a range; empty where it has none.
+
+    >>> [bound for _, bound in _bounds("above 0 and 1 or less")]
+    [0.0, 1.0]
+    """
+    if between := re.fullmatch(rf"({NUMBER}) to ({NUMBER})", text):
+        text = f"{between[1]} or more and {between[2]} or less"
+    found = []
+    for part in text.split(" and "):
+        for pattern, fits in BOUNDS.items():
+            if match := re.fullmatch(pattern, part):
+                found.append((fits, float(match[1])))
+    return found
+
+
+def _kind(value: object) -> str | None:
+    """The kind of a default; None where it is no plain literal, or does not tell one."""
+    if isinstance(value, list):
+        kinds = {_kind(each) for each in value}
+        if kinds == {"int", "float"}:
+            kinds = {"float"}
+        (kind,) = kinds if len(kinds) == 1 else (None,)
+        return f"list of {kind}" if kind in ("bool", "int", "float", "str") else None
+    return type(value).__name__ if type(value) in (bool, int, float, str) else None
+
+
+def _parameter(line: ast.stmt, comment: str, chapter: str) -> Parameter:
+    text = ast.unparse(line)
+    if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
+        raise ValueError(f"{chapter}: parameters cell: expected NAME = LITERAL, got {text!r}")
+    try:
+        default = ast.literal_eval(line.value)
+    except ValueError:
+        default = None
+    kind = _kind(default)
+    if kind is None or len(line.targets) > 1:
+        raise ValueError(
+            f"{chapter}: parameters cell: expected a bool, int, float, str or a filled list of "
+            f"one of them, got {text!r}"
+        )
+    help_text, semicolon, limits = comment.rpartition(";")
+    if not semicolon:
+        help_text, limits = comment, ""
+    found = Parameter(line.targets[0].id, kind, default, help_text.strip(), limits.strip())
+    try:
+        if semicolon and found.range != ANY and not _bounds(found.range) and not found.choices[1:]:
+            raise ValueError(f"{found.range!r} is no range")
+        default = found.check(default)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"{chapter}: parameters cell: {found.name}: {error}; the comment is HELP; RANGE (the "
+            "ways to write a range are in CONTRIBUTING.md), and the default lies in its range"
+        ) from None
+    return dataclasses.replace(found, default=default)
+
+
+def parameters_of(notebook: nbformat.NotebookNode, chapter: str) -> dict[str, Parameter]:
+    """The parameters of a notebook in memory, by name."""
+    tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    source = tagged[0] if tagged else ""
+    comments = collections.defaultdict(list)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]].append(token.string.lstrip("# ").strip())
+    found = {}
+    for line in ast.parse(source).body:
+        rows = range(line.lineno, (line.end_lineno or line.lineno) + 1)
+        comment = " ".join(text for row in rows for text in comments[row])
+        each = _parameter(line, comment, chapter)
+        found[each.name] = each
+    return found
+
+
+def parameters(chapter: str, *, root: Folder | None = None) -> dict[str, Parameter]:
+    """What a chapter can be run with, read from its parameters cell.
+
+    Raises:
+        ValueError: for an unknown chapter, or a parameters cell that breaks the contract.
+
+    >>> parameters("cka")["seed"].default
+    0
+    """
+    import nbformat
+
+    return parameters_of(nbformat.read(notebook_path(chapter, root), as_version=4), chapter)
+
+
+def presets(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, Value]]:
+    """The named settings of a chapter, held against its parameters.
+
+    Raises:
+        ValueError: for a preset that names an unknown parameter or a value it may not have.
+    """
+    import yaml
+
+    path = notebook_path(chapter, root).parent / "presets" / f"{chapter}.yml"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = parameters(chapter, root=root)
+    found = {}
+    for preset, values in {"default": {}, **(yaml.safe_load(text) or {})}.items():
+        try:
+            found[preset] = settings(known, values)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: preset {preset}: {error}") from None
+    return found
+
+
+def settings(known: Mapping[str, Parameter], values: Mapping[str, object]) -> dict[str, Value]:
+    """Hold named values against the parameters; returns them in canonical form.
+
+    Raises:
+        ValueError: for an unknown name, with the closest one; for a value that does not fit.
+    """
+    for name in values:
+        require_known(name, known, "parameter")
+    return {name: known[name].check(value) for name, value in values.items()}
+
+
+def resolve(
+    chapter: str,
+    changes: Mapping[str, object] | None = None,
+    preset: str = "default",
+    *,
+    root: Folder | None = None,
+) -> dict[str, Value]:
+    """All parameters of a run: the chapter's own, then the preset's, then the changes.
+
+    Raises:
+        ValueError: for an unknown chapter, preset or parameter, or a value that does not fit.
+    """
+    sets, known = presets(chapter, root=root), parameters(chapter, root=root)
+    require_known(preset, sets, f"{chapter}: preset")
+    defaults = {name: each.default for name, each in known.items()}
+    return {**defaults, **sets[preset], **settings(known, changes or {})}
+
+
+def require_device(device: object) -> None:
+    """Refuse a device that PyTorch does not find on this machine."""
+    kind = str(device).split(":")[0]
+    if kind not in ("cuda", "mps"):
+        return
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[kind]:
+        found = ", ".join(["cpu", *(name for name, is_there in there.items() if is_there)])
+        raise ValueError(f"device: {device!r} is not on this machine, which has {found}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """A chapter in the list: its name, title, and the measured cost of each preset."""
+
+    name: str
+    title: str
+    costs: dict[str, dict[str, typing.Any] | None]
+
+
+def chapters(*, root: Folder | None = None) -> list[Chapter]:
+    """The chapters of the book, in its order, with the measured cost of each preset.
+
+    >>> chapters()[0].name
+    'cka'
+    """
+    import nbformat
+
+    found = []
+    for path in notebooks(book_root(root)):
+        cells = nbformat.read(path, as_version=4).cells
+        heads = re.findall(r"^# +(.+)$", cells[0].source if cells else "", re.MULTILINE)
+        title = heads[0].strip() if heads else path.stem
+        found.append(Chapter(path.stem, title, costs(path.stem, root=root)))
+    return found
+
+
+def costs_path(chapter: str, root: Folder | None = None) -> Path:
+    return notebook_path(chapter, root).parent / "costs" / f"{chapter}.json"
+
+
+def costs(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, typing.Any] | None]:
+    """The last measured cost of each preset: seconds, MiB, where; None where there is none.
+
+    That of ``default`` is the stamp of the committed outputs; the others are written by
+    ``modalign run CHAPTER --preset PRESET --record-cost``. ``current`` tells whether it was
+    measured on this very source.
+    """
+    import nbformat
+
+    root = book_root(root)
+    notebook, path = notebook_path(chapter, root), costs_path(chapter, root)
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = nbformat.read(notebook, as_version=4)
+    if "modalign" in held.metadata:
+        found["default"] = dict(held.metadata.modalign)
+    keys = {"default": chapter_key(root, notebook)}
+    for name in presets(chapter, root=root):
+        if name in found:
+            key = keys.get(name) or run_key(
+                held, resolve(chapter, {}, name, root=root), chapter, source_digest(root)
+            )
+            found[name]["current"] = found[name]["key"] == key
+    return {name: found.get(name) for name in presets(chapter, root=root)}
+
+
+def cost_text(cost: dict[str, typing.Any] | None) -> tuple[str, str]:
+    """Time and memory as the commands and the pages show them.
+
+    >>> cost_text({"seconds": 52.3, "peak_memory_mib": 670, "current": True})
+    ('52 s', '670 MiB')
+    >>> cost_text(None)
+    ('not measured', '')
+    """
+    if cost is None:
+        return "not measured", ""
+    seconds = cost["seconds"]
+    time = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return time, f"{cost['peak_memory_mib']:.0f} MiB"
+
+
+def written_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files below a folder, without hidden ones and caches."""
+    return [
+        path
+        for path in folder.rglob(pattern)
+        if path.is_file()
+        and not any(
+            part[0] == "." or part == "__pycache__" for part in path.parts[len(folder.parts) :]
+        )
+    ]
+
+
+def digest(root: Path, files: Iterable[Path], *texts: str) -> str:
+    """Hash the names and contents of files, and further texts."""
+    total = hashlib.sha256(json.dumps(texts).encode())
+    for path in sorted(files):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{os.path.relpath(path, root)} {content}\n".encode())
+    return total.hexdigest()
+
+
+def source_files(root: Path) -> list[Path]:
+    """What every chapter's numbers depend on: the package, the recorded tables, the pins."""
+    package = root / "modalign"
+    if not package.is_dir():
+        package = Path(modalign.__file__).parent
+    return [
+        *(
+            path
+            for path in written_files(package, "*.py")
+            if path.relative_to(package).parts[0] not in COMMANDS
+        ),
+        *written_files(root / "results"),
+        *root.glob("constraints.txt"),
+    ]
+
+
+def source_digest(root: Path) -> str:
+    """Hash the source that runs, and the versions of what it runs on."""
+    versions = [
+        platform.python_version(),
+        *map(str, map(records.library_version, records.LIBRARIES)),
+    ]
+    texts: dict[str, str] = {}
+    for path in source_files(root):
+        base = root if path.is_relative_to(root) else Path(modalign.__file__).parents[1]
+        texts[path.relative_to(base).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps([versions, sorted(texts.items())]).encode()).hexdigest()
+
+
+def chapter_key(root: Path, notebook: Path) -> str:
+    """Hash all that the committed outputs of a chapter depend on, and none of the outputs."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    source = [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in cells]
+    files = [*source_files(root), *written_files(root / "notebooks" / "presets")]
+    return digest(root, files, notebook.name, json.dumps(source), platform.python_version())
+
+
+def run_key(
+    notebook: nbformat.NotebookNode, values: Mapping[str, Value], chapter: str, source: str
+) -> str:
+    """The address of a run: a hash of its code cells, all its parameters and the source."""
+    code = [
+        [cell.metadata.get("tags", []), cell.source]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    content = [chapter, code, sorted(values.items()), source]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def require_costable(preset: str | None, changes: Mapping[str, object]) -> None:
+    """Refuse to record the cost of anything but a preset as it is."""
+    if preset in (None, "default") or changes:
+        raise ValueError(
+            "--record-cost: expected a preset other than default and no change to it; the cost of "
+            "default is that of the committed outputs, which `make outputs` records"
+        )
+
+
+def write_cost(provenance: Mapping[str, typing.Any], root: Folder | None = None) -> Path:
+    """Write what a run cost as the cost of its preset."""
+    path = costs_path(provenance["chapter"], root)
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    wanted = ("key", "seconds", "peak_memory_mib", "device", "machine", "commit", "date")
+    held[provenance["preset"]] = {name: provenance[name] for name in wanted}
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    scratch.replace(path)
+    return path
