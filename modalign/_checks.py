@@ -44,12 +44,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     A letter stands for one size in all arguments of a call. What does not fit raises an error
     that lists each argument beside what was expected of it: a ``TypeError`` where an argument is
     of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype.
+    Under ``torch.compile`` nothing is checked.
     """
     typed = jaxtyped(function, typechecker=beartype(conf=_conf))
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():  # shapes are symbols there
+            return function(*args, **kwargs)
         try:
             return typed(*args, **kwargs)
         except TypeCheckError as error:
@@ -124,3 +127,23 @@ def require_layers(layers: Sequence[object], name: str, *, like: Sequence[Tensor
         if layer.dim() < 2 or len(layer) != len(like[0]):
             expected = f"{len(like[0])} examples of one or more features, as xs[0]"
             raise ValueError(f"{name}[{i}]: expected {expected}, got {describe(layer)}")
+
+
+def require_positive(**numbers: float) -> None:
+    """Refuse sizes and small constants that are not above 0, by the name they are given."""
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name}: expected a number above 0, got {number}")
+
+
+def require_lengths(lengths: Tensor, steps: int, name: str, *, total: int = 0) -> None:
+    """Refuse lengths of sequences outside 0 to ``steps``, or fewer than ``total`` together."""
+    values = lengths.tolist()
+    for i, length in enumerate(values):
+        if not 0 <= length <= steps:
+            raise ValueError(f"{name}: expected 0 to {steps} steps, got {length} in sequence {i}")
+    if sum(values) < total:
+        raise ValueError(
+            f"{name}: expected at least {total} un-padded steps in the batch (to train on), got "
+            f"{sum(values)}"
+        )

@@ -1,0 +1,503 @@
+"""Normalisation of sequences against PyTorch's layers, literal equations, and each other."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+
+NAN = float("nan")
+LENGTHS = torch.tensor([5, 2, 0, 3])
+OPTIONS = {
+    "default": {},
+    "unbiased": {"unbiased": True},
+    "cumulative": {"momentum": None},
+    "plain": {"affine": False},
+    "plain, unbiased": {"affine": False, "unbiased": True},
+    "momentum 1": {"momentum": 1.0, "eps": 1e-2},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+@pytest.fixture
+def compiler():
+    """A compiler that has compiled nothing yet; it gives up after a few variants of a function."""
+    if not shutil.which("c++") and not shutil.which("g++"):
+        pytest.skip("no C++ compiler, which torch.compile needs on the CPU")
+    torch.compiler.reset()
+
+
+def draw(b=4, t=5, p=3, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return 2 + 3 * torch.randn(b, t, p, generator=generator, dtype=dtype)
+
+
+def valid(lengths, steps):
+    return torch.arange(steps) < lengths[:, None]
+
+
+def make(p=3, seed=0, **options):
+    """A layer whose scale and shift are not 1 and 0."""
+    norm = SequenceBatchNorm(p, **options).double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in norm.parameters():
+        parameter.data = torch.randn(p, generator=generator, dtype=torch.float64)
+    return norm
+
+
+def literal(x, lengths, weight, bias, eps, unbiased):
+    """Equations 6 to 8, one scalar at a time."""
+    out = torch.zeros_like(x)
+    m = int(lengths.sum())
+    for p in range(x.shape[2]):
+        steps = [x[b, t, p] for b in range(len(x)) for t in range(lengths[b])]
+        mean = sum(steps) / m
+        var = sum((step - mean) ** 2 for step in steps) / (m - unbiased)
+        for b in range(len(x)):
+            for t in range(lengths[b]):
+                out[b, t, p] = weight[p] * (x[b, t, p] - mean) / (var + eps) ** 0.5 + bias[p]
+    return out
+
+
+@every_option
+def test_literal_equations(options):
+    norm, x = make(**options), draw()
+    ones, zeros = torch.ones(3), torch.zeros(3)
+    weight, bias = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
+    expected = literal(x, LENGTHS, weight, bias, norm.eps, norm.unbiased)
+    torch.testing.assert_close(norm(x, LENGTHS), expected, rtol=0, atol=1e-12)
+
+
+def test_golden():
+    """Mean 3 and variance 8/3 of the steps 1, 3, 5; the fourth is padding."""
+    norm = SequenceBatchNorm(1, eps=1e-12)
+    x = torch.tensor([[[1.0], [3.0]], [[5.0], [NAN]]])
+    found = norm(x, torch.tensor([2, 1])).flatten()
+    torch.testing.assert_close(found, torch.tensor([-1.5, 0, 1.5, 0]).mul((2 / 3) ** 0.5))
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.3]))
+    torch.testing.assert_close(norm.running_var, torch.tensor([0.9 + 0.1 * 4]))
+    assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"momentum": 0.4}])
+def test_equals_batch_norm_on_the_same_steps(options):
+    """Training, running statistics and evaluation, with padding and without."""
+    ours, theirs = SequenceBatchNorm(3, **options), nn.BatchNorm1d(3, **options)
+    for seed, lengths in enumerate([LENGTHS, torch.full((4,), 5), torch.tensor([1, 1, 1, 1])]):
+        x = draw(seed=seed, dtype=torch.float32)
+        steps = valid(lengths, 5)
+        torch.testing.assert_close(ours(x, lengths)[steps], theirs(x[steps]))
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x, LENGTHS)[valid(LENGTHS, 5)], theirs(x[valid(LENGTHS, 5)]))
+
+
+def test_gradients_equal_those_of_batch_norm():
+    ours, theirs, x = make(), nn.BatchNorm1d(3).double(), draw().requires_grad_()
+    theirs.load_state_dict(ours.state_dict())
+    steps, weights = valid(LENGTHS, 5), draw(seed=1)
+    found = torch.autograd.grad(
+        (ours(x, LENGTHS) * weights).sum(), [x, *ours.parameters()], retain_graph=True
+    )
+    expected = torch.autograd.grad(
+        (theirs(x[steps]) * weights[steps]).sum(), [x, *theirs.parameters()]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_padding_of_nan_reaches_no_gradient():
+    norm, steps = make(), valid(LENGTHS, 5)
+    x = torch.where(steps[..., None], draw(), NAN).requires_grad_()
+    for training in (True, False):
+        for route in (norm.train(training)._packed, norm._masked):
+            gradients = torch.autograd.grad(route(x, steps).sum(), [x, *norm.parameters()])
+            assert all(gradient.isfinite().all() for gradient in gradients)
+            assert not gradients[0][~steps].any()
+
+
+@every_option
+@pytest.mark.parametrize("training", [True, False])
+def test_both_routes_agree(options, training):
+    """What a compiler is given, and what runs without one."""
+    packed, x = make(**options).train(training), draw().requires_grad_()
+    masked, steps = copy.deepcopy(packed), valid(LENGTHS, 5)
+    for _ in range(3):
+        found, expected = masked._masked(x, steps), packed._packed(x, steps)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(masked.state_dict(), packed.state_dict())
+    weights = draw(seed=1)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@every_option
+@pytest.mark.usefixtures("compiler")
+def test_compiled(options):
+    norm, x = make(**options), draw()
+    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
+    norm.eval(), compiled.eval()
+    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_by_inductor():
+    norm, x = make(), draw()
+    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True)
+    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_compiled_with_too_few_steps(steps):
+    norm = make()
+    before = copy.deepcopy(norm.state_dict())
+    x, lengths = draw(), torch.tensor([0, steps, 0, 0])
+    found = norm._masked(x, valid(lengths, 5))
+    assert not found[~valid(lengths, 5)].any()
+    torch.testing.assert_close(found[1, 0], norm.bias * steps)
+    torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
+
+
+INVARIANCES = {
+    "more padding": lambda x, n, g: (torch.cat([x, torch.full_like(x[:, :2], NAN)], 1), n),
+    "other padding": lambda x, n, g: (torch.where(valid(n, x.shape[1])[..., None], x, 7e3), n),
+    "empty sequences": lambda x, n, g: (torch.cat([x, x[:1]]), torch.cat([n, n[:1] * 0])),
+    "shift": lambda x, n, g: (x + 40, n),
+    "scale": lambda x, n, g: (x * 1e3, n),
+}
+
+
+@pytest.mark.parametrize("change", INVARIANCES.values(), ids=INVARIANCES.keys())
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.integers(0, 999))
+def test_invariances(change, lengths, seed):
+    lengths = torch.tensor([*lengths, 4])
+    x = draw(len(lengths), 5, 3, seed)
+    norm = make(eps=1e-9)
+    changed_x, changed_lengths = change(x, lengths, seed)
+    expected, found = norm(x, lengths), norm(changed_x, changed_lengths)
+    torch.testing.assert_close(found[: len(x), :5], expected, rtol=0, atol=1e-6)
+    assert not found[~valid(changed_lengths, found.shape[1])].any()
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=6), st.integers(0, 999))
+def test_reordering_the_sequences_reorders_the_output(lengths, seed):
+    lengths = torch.tensor([*lengths, 3])
+    x = draw(len(lengths), 6, 2, seed)
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+    found = make(2)(x[order], lengths[order])
+    torch.testing.assert_close(found, make(2)(x, lengths)[order])
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=6), st.integers(0, 999))
+def test_output_has_mean_zero_and_variance_one(lengths, seed):
+    lengths = torch.tensor([*lengths, 3])
+    x = draw(len(lengths), 6, 2, seed)
+    steps = SequenceBatchNorm(2, eps=1e-12).double()(x, lengths)[valid(lengths, 6)]
+    torch.testing.assert_close(steps.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(steps.var(0, correction=0), torch.ones(2).double())
+
+
+@every_option
+def test_gradcheck(options):
+    norm, x = make(**options), draw(3, 4, 2).requires_grad_()
+    norm = make(2, **options)
+    lengths = torch.tensor([4, 1, 2])
+    for training in (True, False):
+        norm.train(training)
+        assert torch.autograd.gradcheck(lambda z: norm(z, lengths), x)
+        assert torch.autograd.gradcheck(lambda z: norm._masked(z, valid(lengths, 4)), x)
+
+
+def test_running_statistics_carry_no_graph():
+    norm, x = make(), draw().requires_grad_()
+    for route in (norm._packed, norm._masked):
+        route(x, valid(LENGTHS, 5)).sum().backward()
+        assert not any(buffer.requires_grad for buffer in norm.buffers())
+    norm.eval()
+    before = copy.deepcopy(norm.state_dict())
+    norm(x, LENGTHS)
+    torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
+
+
+def test_state_dict_round_trip_and_from_batch_norm():
+    norm = make()
+    norm(draw(), LENGTHS)
+    for other in (SequenceBatchNorm(3).double(), nn.BatchNorm1d(3).double()):
+        other.load_state_dict(norm.state_dict())
+        norm.load_state_dict(other.state_dict())
+    fresh = SequenceBatchNorm(3).double()
+    fresh.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(fresh.eval()(draw(), LENGTHS), norm.eval()(draw(), LENGTHS))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_statistics_in_float32(dtype):
+    x = (draw(32, 50, 4, dtype=torch.float32) * 1000).to(dtype)  # squares overflow float16
+    lengths = torch.arange(32) + 19
+    norm, exact = SequenceBatchNorm(4), SequenceBatchNorm(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = norm(x, lengths)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, exact(x.float(), lengths).to(dtype))
+    torch.testing.assert_close(norm.state_dict(), exact.state_dict())
+    assert norm.running_var.dtype == torch.float32
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_float32_is_as_good_as_float64(offset):
+    x, lengths = draw(8, 20, 3) + offset, torch.tensor([20, 1, 7, 0, 15, 20, 3, 2])
+    exact = SequenceBatchNorm(3).double()(x, lengths)
+    norm = SequenceBatchNorm(3)
+    for route in (norm._packed, norm._masked):
+        found = route(x.float(), valid(lengths, 20)).double()
+        torch.testing.assert_close(found, exact, rtol=0, atol=2e-6 * max(1, offset / 10))
+
+
+def test_an_all_padded_batch_in_evaluation_is_zero():
+    norm, x = make().eval(), torch.full_like(draw(), NAN)
+    assert not norm(x, LENGTHS * 0).any()
+    assert not norm._masked(x, valid(LENGTHS * 0, 5)).any()
+    assert make().eval()(draw()[:0], LENGTHS[:0]).shape == (0, 5, 3)
+
+
+def test_nan_in_a_step_stays_in_its_feature():
+    x = draw()
+    x[0, 0, 1] = NAN
+    found = make()(x, LENGTHS)[valid(LENGTHS, 5)]
+    assert found[:, 1].isnan().all()
+    assert found[:, [0, 2]].isfinite().all()
+
+
+def test_strides_and_lengths_of_other_types():
+    x, norm = draw(), make().eval()
+    expected = norm(x, LENGTHS)
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(norm(turned, LENGTHS.int()), expected)
+    torch.testing.assert_close(norm(x.flip(2).flip(2), LENGTHS.to(torch.int16)), expected)
+
+
+REFUSED = {
+    "too long": (draw(), [6, 1, 1, 1], ValueError, "lengths: .*0 to 5 steps, got 6 in sequence 0"),
+    "negative": (draw(), [5, 1, -1, 1], ValueError, "lengths: .*got -1 in sequence 2"),
+    "all padded": (draw(), [0] * 4, ValueError, "at least 2 un-padded steps .*got 0"),
+    "one step": (draw(), [0, 1, 0, 0], ValueError, "at least 2 un-padded steps .*got 1"),
+    "no sequence": (draw()[:0], [], ValueError, "at least 2 un-padded steps .*got 0"),
+    "too few lengths": (draw(), [5, 5, 5], ValueError, r"(?s)lengths: .*int64 \(3,\)"),
+    "other features": (draw(p=2), [5] * 4, ValueError, r"x: expected 3 features, got .*4, 5, 2"),
+    "two dimensions": (draw()[0], [5] * 5, ValueError, r"x: .*float64 \(5, 3\)"),
+    "integers": (draw().long(), [5] * 4, ValueError, r"x: .*int64"),
+    "an array": (draw().numpy(), [5] * 4, TypeError, r"x: .*ndarray"),
+}
+
+
+@pytest.mark.parametrize(("x", "lengths", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(x, lengths, error, message):
+    with pytest.raises(error, match=message):
+        make()(x, torch.tensor(lengths, dtype=torch.int64))
+
+
+def test_lengths_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"lengths: .*Int.*float32"):
+        make()(draw(), LENGTHS.float())
+    with pytest.raises(TypeError, match=r"lengths: .*list"):
+        make()(draw(), LENGTHS.tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_features": 0}, "num_features: expected a number above 0, got 0"),
+        ({"eps": 0.0}, "eps: .*above 0, got 0"),
+        ({"momentum": 1.5}, "momentum: .*from 0 to 1 or None, got 1.5"),
+        ({"momentum": NAN}, "momentum: .*nan"),
+    ],
+)
+def test_settings_of_batch_norm(options, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceBatchNorm(**{"num_features": 3, **options})
+
+
+def literal_lstm(lstm, x, h, c):
+    """Equations 11 to 13 for one layer, one sequence and one step at a time."""
+
+    def norm(z, layer_norm):
+        z = (z - z.mean()) / (z.var(correction=0) + layer_norm.eps).sqrt()
+        return layer_norm.weight * z + layer_norm.bias
+
+    size, outputs = lstm.hidden_size, torch.zeros(*x.shape[:2], lstm.hidden_size).double()
+    for b in range(len(x)):
+        h_b, c_b = h[b], c[b]
+        for t in range(x.shape[1]):
+            gates = norm(lstm.weight_ih_l0 @ x[b, t], lstm.norm_ih[0])
+            gates = gates + norm(lstm.weight_hh_l0 @ h_b, lstm.norm_hh[0])
+            i, f, g, o = (gates[k * size : (k + 1) * size] for k in range(4))
+            c_b = norm(torch.sigmoid(f) * c_b + torch.sigmoid(i) * torch.tanh(g), lstm.norm_cell[0])
+            h_b = torch.sigmoid(o) * torch.tanh(c_b)
+            outputs[b, t] = h_b
+    return outputs
+
+
+def make_lstm(*sizes, **options):
+    lstm = LayerNormLSTM(*sizes, **options).double()
+    for name, parameter in lstm.named_parameters():
+        if "norm" in name:
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+    return lstm
+
+
+def states(layers=1, b=4, size=6, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, layers, b, size, generator=generator, dtype=torch.float64))
+
+
+def test_lstm_literal_equations():
+    lstm, x, (h, c) = make_lstm(3, 6, batch_first=True), draw(), states()
+    expected = literal_lstm(lstm, x, h[0], c[0])
+    torch.testing.assert_close(lstm(x, (h, c))[0], expected)
+
+
+def test_lstm_layers_are_lstms_on_top_of_each_other():
+    lstm = make_lstm(3, 6, 2, batch_first=True)
+    x, (h, c) = draw(), states(2)
+    output = x
+    for layer in range(2):
+        one = LayerNormLSTM(output.shape[2], 6, batch_first=True).double()
+        one.load_state_dict(
+            {
+                name.replace(f"_l{layer}", "_l0").replace(f".{layer}.", ".0."): value
+                for name, value in lstm.state_dict().items()
+                if f"_l{layer}" in name or f".{layer}." in name
+            }
+        )
+        output, (h_n, c_n) = one(output, (h[[layer]], c[[layer]]))
+        found, (all_h, all_c) = lstm(x, (h, c))
+        torch.testing.assert_close((all_h[[layer]], all_c[[layer]]), (h_n, c_n))
+    torch.testing.assert_close(found, output)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("x", [draw(), draw()[0]], ids=["batch", "one sequence"])
+def test_lstm_shapes_are_those_of_pytorch(x, batch_first):
+    ours = LayerNormLSTM(3, 6, 2, batch_first=batch_first).double()
+    theirs = nn.LSTM(3, 6, 2, batch_first=batch_first, bias=False).double()
+    output, (h, c) = ours(x)
+    expected, (expected_h, expected_c) = theirs(x)
+    assert (output.shape, h.shape, c.shape) == (expected.shape, expected_h.shape, expected_c.shape)
+    assert set(theirs.state_dict()) <= set(ours.state_dict())
+    torch.testing.assert_close(ours(x, (torch.zeros_like(h), torch.zeros_like(c)))[0], output)
+
+
+def test_lstm_with_norms_that_do_nothing_is_an_lstm(monkeypatch):
+    ours, theirs = LayerNormLSTM(3, 6, 2), nn.LSTM(3, 6, 2, bias=False)
+    theirs.load_state_dict({k: v for k, v in ours.state_dict().items() if k.startswith("weight")})
+    for norms in (ours.norm_ih, ours.norm_hh, ours.norm_cell):
+        for i in range(2):
+            norms[i] = nn.Identity()
+    x = draw(dtype=torch.float32)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_lstm_carries_its_state_on():
+    lstm, x = make_lstm(3, 6, 2), draw()
+    whole, last = lstm(x)
+    first, state = lstm(x[:2])
+    second, found = lstm(x[2:], state)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(found, last)
+
+
+def test_lstm_padding_at_the_end_never_reaches_earlier_steps():
+    lstm, x = make_lstm(3, 6, 2, batch_first=True), draw()
+    longer = torch.cat([x, torch.full((4, 3, 3), 1e3).double()], 1)
+    torch.testing.assert_close(lstm(longer)[0][:, :5], lstm(x)[0])
+
+
+def test_lstm_ignores_the_scale_of_input_and_weights():
+    lstm, x = LayerNormLSTM(3, 6, eps=1e-12).double(), draw()
+    expected = lstm(x)
+    torch.testing.assert_close(lstm(1e3 * x), expected)
+    for weight in (lstm.weight_ih_l0, lstm.weight_hh_l0):
+        weight.data *= 50
+    torch.testing.assert_close(lstm(x), expected)
+
+
+def test_lstm_gradcheck():
+    lstm, x, state = make_lstm(3, 4, 2), draw(3, 2, 3), states(2, 2, 4)
+    parameters = dict(lstm.named_parameters())
+
+    def run(x, h, c, *values):
+        output, (h, c) = torch.func.functional_call(
+            lstm, dict(zip(parameters, values, strict=True)), (x, (h, c))
+        )
+        return output, h, c
+
+    inputs = [z.detach().requires_grad_() for z in (x, *state, *parameters.values())]
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_lstm_compiled():
+    lstm, x = make_lstm(3, 6), draw()
+    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), lstm(x))
+
+
+def test_lstm_under_autocast():
+    lstm, x = LayerNormLSTM(3, 6), draw(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = lstm(x)
+    torch.testing.assert_close(found.float(), lstm(x)[0], rtol=0, atol=0.05)
+
+
+def test_lstm_same_seed_same_weights():
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append(LayerNormLSTM(3, 6).weight_hh_l0)
+    assert torch.equal(*weights)
+    assert weights[0].abs().max() <= 6**-0.5
+
+
+LSTM_REFUSED = {
+    "other features": ((draw(p=2),), ValueError, r"x: .*3 features a step .*\(4, 5, 2\)"),
+    "no steps": ((draw()[:0],), ValueError, r"x: .*at least one step, got float64 \(0, 5, 3\)"),
+    "four dimensions": ((draw()[None],), ValueError, r"x: .*2 or 3 dimensions"),
+    "one dimension": ((draw()[0, 0],), ValueError, r"x: .*float64 \(3,\)"),
+    "integers": ((draw().long(),), ValueError, "x: .*int64"),
+    "state of another size": (
+        (draw(), states(1, 3, 6)),
+        ValueError,
+        r"hx: expected h of shape \(1, 5, 6\), got float64 \(1, 3, 6\)",
+    ),
+    "a state alone": ((draw(), states()[0]), TypeError, "hx: expected tuple"),
+    "packed": (
+        (nn.utils.rnn.pack_padded_sequence(draw(), torch.tensor([4] * 5)),),
+        TypeError,
+        "x: .*PackedSequence",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"), LSTM_REFUSED.values(), ids=LSTM_REFUSED.keys()
+)
+def test_lstm_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        LayerNormLSTM(3, 6).double()(*arguments)
+
+
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers"])
+def test_lstm_sizes(name):
+    with pytest.raises(ValueError, match=f"{name}: expected a number above 0, got 0"):
+        LayerNormLSTM(**{"input_size": 3, "hidden_size": 6, name: 0})
+    with pytest.raises(TypeError, match=f"{name}: expected int, got float"):
+        LayerNormLSTM(**{"input_size": 3, "hidden_size": 6, name: 2.5})
