@@ -3,9 +3,9 @@
 python -m benchmarks.training [--repeats 15] [--json FILE]
 
 Both train one perceptron on the same batches with Adam, and read every loss; they end with the
-same weights. Runs alternate, so that both see the same machine: microseconds a step are medians
-over the repeats, and what the loop adds is the median of the paired differences. A checkpoint is
-timed by itself.
+same weights. They alternate, so that both see the same machine, and processor time is counted.
+Times are medians over the repeats; what the loop adds is the median of paired differences, less
+what a call costs before its first step, which is given by itself.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from tqdm import tqdm
 from modalign.records import provenance
 from modalign.training import fit, seeded, shuffled
 
-WIDTHS = (64, 512, 768)
-BATCH, STEPS = 64, 60
+WIDTHS = (64, 512, 640)
+BATCH, STEPS = 64, 50
 
 
 def perceptron(width: int) -> nn.Sequential:
@@ -38,64 +38,79 @@ def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return functional.mse_loss(model(batch["x"]), batch["y"])
 
 
-def runs(width: int) -> dict[str, Callable[[], nn.Module]]:
-    """One epoch of training, by :func:`fit` and by hand."""
-    generator = torch.Generator().manual_seed(width)
-    data = {"x": torch.randn(BATCH * STEPS, width, generator=generator)}
-    data["y"] = data["x"].mean(1, keepdim=True)
-    batches = shuffled(data, BATCH)
+class Loops:
+    """One perceptron trained by :func:`fit` and by hand."""
 
-    def by_fit(**options: Any) -> nn.Module:
-        model = seeded(lambda: perceptron(width), 0)
-        optimizer = torch.optim.Adam(model.parameters())
-        settings = {"epochs": 1, "device": "cpu", "progress": False} | options
-        fit(model, loss, batches, optimizer=optimizer, **settings)
+    def __init__(self, width: int) -> None:
+        generator = torch.Generator().manual_seed(width)
+        x = torch.randn(BATCH * STEPS, width, generator=generator)
+        self.width, self.batches = width, shuffled({"x": x, "y": x.mean(1, keepdim=True)}, BATCH)
+
+    def begin(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = seeded(lambda: perceptron(self.width), 0)
+        return model, torch.optim.Adam(model.parameters())
+
+    def by_fit(self, epochs: int, **options: Any) -> nn.Module:
+        model, optimizer = self.begin()
+        settings = {"optimizer": optimizer, "epochs": epochs, "device": "cpu", "progress": False}
+        fit(model, loss, self.batches, **settings, **options)
         return model
 
-    def by_hand() -> nn.Module:
-        model = seeded(lambda: perceptron(width), 0)
-        optimizer = torch.optim.Adam(model.parameters())
+    def by_hand(self, epochs: int) -> nn.Module:
+        model, optimizer = self.begin()
         total = 0.0
-        for batch in batches(0):
-            optimizer.zero_grad()
-            value = loss(model, batch)
-            value.backward()
-            optimizer.step()
-            total += value.item()
+        for epoch in range(epochs):
+            for batch in self.batches(epoch):
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                optimizer.step()
+                total += value.item()
         return model
 
-    return {"fit": by_fit, "by hand": by_hand}
+
+def milliseconds(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return 1e3 * (time.process_time() - start)
 
 
 def compare(width: int, repeats: int) -> dict[str, float]:
-    """Microseconds a step of both, and what the loop adds."""
-    calls = runs(width)
-    weights = [list(call().parameters()) for call in calls.values()]
-    assert all(map(torch.equal, *weights)), "the two loops train differently"
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    """Milliseconds of a step by hand and by fit, of what fit adds to it, and of a call."""
+    loops = Loops(width)
+    ours, bare = (list(train(1).parameters()) for train in (loops.by_fit, loops.by_hand))
+    assert all(map(torch.equal, ours, bare)), "the two loops train differently"
+    rows = []
     for repeat in tqdm(range(repeats), desc=f"width {width}", leave=False):
-        order = list(calls.items())
-        for name, call in order if repeat % 2 else reversed(order):
-            start = time.perf_counter()
-            call()
-            times[name].append(1e6 * (time.perf_counter() - start) / STEPS)
-    added = [ours - bare for ours, bare in zip(times["fit"], times["by hand"], strict=True)]
-    return {name: statistics.median(taken) for name, taken in (times | {"added": added}).items()}
+        order = [loops.by_fit, loops.by_hand][:: 1 if repeat % 2 else -1]
+        taken = {
+            (train, epochs): milliseconds(lambda train=train, epochs=epochs: train(epochs))
+            for train in order
+            for epochs in (0, 1)
+        }
+        steps = {t: (taken[t, 1] - taken[t, 0]) / STEPS for t in order}
+        rows.append(
+            {
+                "by hand": steps[loops.by_hand],
+                "fit": steps[loops.by_fit],
+                "added": steps[loops.by_fit] - steps[loops.by_hand],
+                "call": taken[loops.by_fit, 0] - taken[loops.by_hand, 0],
+            }
+        )
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
-def checkpoint_seconds(width: int, repeats: int) -> tuple[float, float]:
-    """Seconds that one checkpoint takes, and its size in MB."""
-    by_fit, taken = runs(width)["fit"], []
+def checkpoint(width: int, repeats: int) -> dict[str, float]:
+    """Milliseconds that the checkpoint of an epoch takes, and its megabytes."""
+    loops = Loops(width)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "run.pt"
-        for _ in range(repeats):
-            seconds = []
-            for options in ({}, {"checkpoint": path, "resume": False}):
-                start = time.perf_counter()
-                by_fit(**options)
-                seconds.append(time.perf_counter() - start)
-            taken.append(seconds[1] - seconds[0])
-        return statistics.median(taken), path.stat().st_size / 1e6
+        taken = [
+            milliseconds(lambda: loops.by_fit(1, checkpoint=path, resume=False))
+            - milliseconds(lambda: loops.by_fit(1))
+            for _ in range(repeats)
+        ]
+        return {"ms": statistics.median(taken), "mb": path.stat().st_size / 1e6}
 
 
 def main() -> None:
@@ -105,20 +120,20 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = {}
-    print("perceptron of width   by hand us   fit us   added us   added %")
+    print("perceptron of width   by hand, ms a step     fit   added us   added %   a call, ms")
     for width in WIDTHS:
         found = table[width] = compare(width, arguments.repeats)
-        share = 100 * found["added"] / found["by hand"]
         print(
-            f"{width:>19}   {found['by hand']:>10.0f} {found['fit']:>8.0f} {found['added']:>10.0f} "
-            f"{share:>9.1f}"
+            f"{width:>19}   {found['by hand']:>18.2f} {found['fit']:>7.2f} "
+            f"{1e3 * found['added']:>10.0f} {100 * found['added'] / found['by hand']:>9.1f} "
+            f"{found['call']:>12.1f}"
         )
-    seconds, size = checkpoint_seconds(WIDTHS[-1], arguments.repeats)
-    print(f"a checkpoint of {size:.1f} MB takes {1e3 * seconds:.0f} ms")
+    kept = checkpoint(WIDTHS[-1], arguments.repeats)
+    print(f"a checkpoint of {kept['mb']:.1f} MB: {kept['ms']:.0f} ms")
     if arguments.json:
-        record = {"steps": table, "checkpoint_s": seconds, "checkpoint_mb": size}
+        record = {"steps": table, "checkpoint": kept, "provenance": provenance()}
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(record | {"provenance": provenance()}, file, indent=1)
+            json.dump(record, file, indent=1)
 
 
 if __name__ == "__main__":

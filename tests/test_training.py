@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from modalign.training import DivergenceError, fit, progress, seeded, shuffled
+from modalign.training import DivergenceError, fit, loop, progress, seeded, shuffled
 
 
 def numbers(rows=50, seed=0):
@@ -268,6 +268,17 @@ def test_an_accelerator_of_the_caller_stays_as_it_was():
 def test_half_precision_with_scaling_is_for_gpus():
     with pytest.raises(ValueError, match="precision: 'fp16' needs a GPU"):
         train(precision="fp16", device="cpu")
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out():
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, overflow, value in [(torch.inf, True, 1.0), (1.0, False, 0.5)]:
+        scaler.scale((gradient * parameter).sum()).backward()
+        assert loop._update(optimizer, scaler) is overflow
+        assert parameter.tolist() == [value, value]
+        optimizer.zero_grad()
 
 
 def test_the_launcher_does_not_change_the_run(monkeypatch):

@@ -65,10 +65,11 @@ def fit(
     ``checkpoint`` that is killed at any moment and called again ends, on a CPU, with the weights,
     optimizer state and history of a run that was not, bit for bit.
 
-    With several processes (``accelerate launch``) each takes its share of the rows of every batch,
-    and gradients are weighted by rows, so that a loss that is a mean over examples is minimised as
-    on one process, whatever their number. What is computed within a batch (batch normalisation,
-    contrastive losses, CKA) sees the rows of one process. Every process reads whole batches.
+    With several processes (``accelerate launch``; on CPUs ``torchrun``) each takes its share of
+    the rows of every batch, and gradients are weighted by rows, so that a loss that is a mean over
+    examples is minimised as on one process, whatever their number. What is computed within a batch
+    (batch normalisation, contrastive losses, CKA) sees the rows of one process. Every process
+    reads whole batches.
 
     Args:
         model: trained where accelerate puts it, and left there, in the mode (training or
@@ -192,7 +193,8 @@ def fit(
                     losses = objective(batch)
                     averages.add(losses, weight=rows)
                     if backward is None:
-                        accelerator.backward(losses["loss"] * (weight / len(group)))
+                        total, share = losses["loss"], weight / len(group)
+                        accelerator.backward(total if share == 1 else total * share)
             report = (backward(losses) or {}) if backward is not None else {}
             require_new(report, losses.keys() | COLUMNS, "backward")
             averages.add(report, watched=False)
@@ -225,9 +227,9 @@ def fit(
             run.seconds = time.perf_counter() - started
             keeper.save()
 
-        total = _total(epochs, steps, batches, accumulate)
+        planned = _total(epochs, steps, batches, accumulate)
         shown = progress and accelerator.is_main_process
-        with tqdm(desc="training", total=total, initial=run.step, disable=not shown) as bar:
+        with tqdm(desc="training", total=planned, initial=run.step, disable=not shown) as bar:
             while not run.finished:
                 stream = _epoch(batches, run, seed, accelerator, random_state)
                 while run.step != steps and (group := list(itertools.islice(stream, accumulate))):

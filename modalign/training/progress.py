@@ -116,8 +116,12 @@ class Averages:
             return
         values = torch.stack([entry[2] for entry in pending])
         values = values.to(torch.promote_types(values.dtype, torch.float32))
-        weights = torch.tensor([entry[3] for entry in pending]).to(values)
-        table = self.accelerator.gather(torch.stack([values, weights])[None]).tolist()
+        weights = [entry[3] for entry in pending]
+        if self.accelerator.num_processes == 1:
+            table = [(values.tolist(), weights)]
+        else:
+            both = torch.stack([values, torch.tensor(weights).to(values)])
+            table = self.accelerator.gather(both[None]).tolist()
         for column, (name, step, _, _, watched) in enumerate(pending):
             for value, weight in ((process[0][column], process[1][column]) for process in table):
                 if math.isfinite(value):
