@@ -1,0 +1,389 @@
+"""Two modalities that learn at different pace and scale: the experiments of "Pace and scale".
+
+A label depends on what a clip and a text say together; neither tells it alone. Two small
+networks read one modality each, and one linear layer reads both. ``"towers"`` are given one
+vector of each modality, and the clip's features may come in another unit, so that the gradients
+of its network are smaller. ``"sequences"`` are given padded sequences, read by LSTMs with and
+without normalisation.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from modalign import metrics, records
+from modalign._checks import require_choice
+from modalign.lars import LARS
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+
+Kind = Literal["towers", "sequences"]
+Optimizer = Literal["sgd", "adam", "lars"]
+Norm = Literal["none", "batch norm", "sbn", "ln", "ln of outputs"]
+MODALITIES = ("video", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One run.
+
+    Attributes:
+        kind: ``"towers"`` on vectors or ``"sequences"``.
+        optimizer: ``"sgd"`` (momentum 0.9), ``"adam"``, or ``"lars"`` on Adam's direction.
+        learning_rate: LARS: the paper's.
+        unit: the clip's features are multiplied by it.
+        norm: of the LSTMs' outputs: none, plain batch normalisation of the padded tensor,
+            sequence-wise, or layer normalisation of the outputs; ``"ln"`` is a layer-normalised
+            LSTM.
+        examples: training examples; a thousand each are held out to choose and to test.
+        epochs: passes over them.
+        batch_size: paper: 32.
+        seed: of the world, the data, the initial weights and the batches.
+
+    Raises:
+        ValueError: for a choice that is not offered.
+    """
+
+    kind: Kind = "towers"
+    optimizer: Optimizer = "lars"
+    learning_rate: float = 0.007
+    unit: float = 1.0
+    norm: Norm = "none"
+    examples: int = 512
+    epochs: int = 15
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("kind", Kind),
+            ("optimizer", Optimizer),
+            ("norm", Norm),
+        ):
+            require_choice(getattr(self, name), get_args(choices), name)
+
+
+class Data(NamedTuple):
+    """Examples: video and text (n, T, d), their lengths (n,) each, and labels (n,)."""
+
+    video: Tensor
+    video_lengths: Tensor
+    text: Tensor
+    text_lengths: Tensor
+    label: Tensor
+
+
+def sample(
+    n: int, *, seed: int, steps: tuple[int, int] = (12, 6), dim: int = 32, latent: int = 6
+) -> Data:
+    """Draw n pairs of sequences whose label, of four, is told by both modalities together.
+
+    A step is a noisy, bent view of its sequence's latent vector, with a mean that is not zero, as
+    features after a ReLU have. Sequences have a quarter of the steps to all of them.
+
+    >>> data = sample(5, seed=0)
+    >>> tuple(data.video.shape), tuple(data.text.shape)
+    ((5, 12, 32), (5, 6, 32))
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    score, sides = torch.zeros(n, 4), []
+    for longest in steps:
+        mix, readout, offset = normal(latent, dim), normal(latent, 4), normal(dim)
+        z = normal(n, latent)
+        score += z @ readout
+        lengths = torch.randint(max(1, longest // 4), longest + 1, (n,), generator=generator)
+        x = torch.tanh((z[:, None] + normal(n, longest, latent)) @ mix / 2) + offset
+        valid = torch.arange(longest) < lengths[:, None]
+        sides.append((x * valid[..., None], lengths))
+    (video, video_lengths), (text, text_lengths) = sides
+    return Data(video, video_lengths, text, text_lengths, score.argmax(1))
+
+
+class OutputNorm(nn.Module):
+    """One of the normalisations of an LSTM's outputs, or none."""
+
+    def __init__(self, norm: Norm, width: int) -> None:
+        super().__init__()
+        layers = {
+            "batch norm": nn.BatchNorm1d,
+            "sbn": SequenceBatchNorm,
+            "ln of outputs": nn.LayerNorm,
+        }
+        self.layer = layers.get(norm, nn.Identity)(width)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Normalise (B, T, P); plain batch normalisation takes the padding for data."""
+        if isinstance(self.layer, SequenceBatchNorm):
+            return self.layer(x, lengths)
+        if isinstance(self.layer, nn.BatchNorm1d):
+            return self.layer(x.flatten(0, 1)).view_as(x)
+        return self.layer(x)
+
+
+class Reader(nn.Module):
+    """Reads one modality: an LSTM, normalised, and the mean of its un-padded outputs."""
+
+    def __init__(self, norm: Norm, dim: int, width: int) -> None:
+        super().__init__()
+        lstm = LayerNormLSTM if norm == "ln" else nn.LSTM
+        self.inputs = nn.Linear(dim, width)
+        self.lstm = lstm(width, width, batch_first=True)
+        self.norm = OutputNorm(norm, width)
+
+    def steps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, P) and which of them are not padding (B, T)."""
+        outputs = self.norm(self.lstm(self.inputs(x).relu())[0], lengths)
+        return outputs, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        outputs, valid = self.steps(x, lengths)
+        return (outputs * valid[..., None]).sum(1) / lengths[:, None]
+
+
+class Tower(nn.Module):
+    """Reads the mean of one modality's un-padded steps: two layers of ReLU."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.layers(x.sum(1) / lengths[:, None])
+
+
+class Pair(nn.Module):
+    """Two readers and the layer that hears both."""
+
+    def __init__(self, setting: Setting, dim: int = 32, width: int = 16) -> None:
+        super().__init__()
+        towers = setting.kind == "towers"
+        self.readers = nn.ModuleDict(
+            {
+                name: Tower(dim, width) if towers else Reader(setting.norm, dim, width)
+                for name in MODALITIES
+            }
+        )
+        self.head = nn.Linear(2 * width, 4)
+        self.unit = setting.unit
+
+    def forward(self, data: Data) -> Tensor:
+        video = self.readers["video"](self.unit * data.video, data.video_lengths)
+        text = self.readers["text"](data.text, data.text_lengths)
+        return self.head(torch.cat([video, text], 1))
+
+
+def optimizer_for(setting: Setting, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a setting."""
+    if setting.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), setting.learning_rate, momentum=0.9)
+    if setting.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), setting.learning_rate)
+    return LARS(network.parameters(), setting.learning_rate)
+
+
+def rows(data: Data, index: Tensor | slice) -> Data:
+    """Some of the examples."""
+    return Data(*(column[index] for column in data))
+
+
+@torch.no_grad()
+def accuracy(network: Pair, data: Data, *, shuffled: str | None = None) -> float:
+    """Share of right labels; with one modality taken from other examples, what the other tells."""
+    if shuffled:
+        columns = {
+            name: getattr(data, name).roll(1, 0) for name in (shuffled, f"{shuffled}_lengths")
+        }
+        data = data._replace(**columns)
+    return (network(data).argmax(1) == data.label).float().mean().item()
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    """Norm of all the numbers in a list of tensors."""
+    return torch.stack(torch._foreach_norm(tensors)).norm().item()
+
+
+@torch.no_grad()
+def _sizes(name: str, ws: list[Tensor], before: list[Tensor]) -> dict[str, float]:
+    """|w| / |gradient|, undefined where that is 0, and |step| / |w|."""
+    norm, gradient = _norm(before), _norm([w.grad for w in ws if w.grad is not None])
+    return {
+        f"ratio_{name}": norm / gradient if gradient else float("nan"),
+        f"pace_{name}": _norm(list(torch._foreach_sub(ws, before))) / norm,
+    }
+
+
+def _output_statistics(network: Pair, data: Data) -> dict[str, float]:
+    """Mean size of the outputs' means, and mean of their variances, over un-padded steps."""
+    found = {}
+    for name in MODALITIES:
+        reader = network.readers[name]
+        assert isinstance(reader, Reader)
+        with torch.no_grad():
+            outputs, valid = reader.steps(getattr(data, name), getattr(data, f"{name}_lengths"))
+        found[f"mean_{name}"] = outputs[valid].mean(0).abs().mean().item()
+        found[f"variance_{name}"] = outputs[valid].var(0).mean().item()
+    return found
+
+
+def train(setting: Setting) -> pd.DataFrame:
+    """Train, and evaluate after every epoch.
+
+    Returns:
+        A row an epoch: ``loss`` (its mean), ``train``, ``validation`` and ``test`` accuracy,
+        ``without_video`` and ``without_text`` (test accuracy with that modality shuffled); for
+        each modality, and means over the epoch, ``ratio`` (|w| / |gradient|) and ``pace``
+        (|step| / |w|) of its network; and the statistics of the outputs of LSTMs.
+
+    >>> history = train(Setting(examples=64, epochs=2))
+    >>> history.epoch.tolist()
+    [1, 2]
+    """
+    data = sample(setting.examples + 2000, seed=setting.seed)
+    training, chosen, test = (
+        rows(data, slice(start, end)) for start, end in ((2000, None), (0, 1000), (1000, 2000))
+    )
+    generator = torch.Generator().manual_seed(setting.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.seed)
+        network = Pair(setting)
+    optimizer = optimizer_for(setting, network)
+    readers: dict[str, list[Tensor]] = {n: [*network.readers[n].parameters()] for n in MODALITIES}
+    history = []
+    for epoch in range(1, setting.epochs + 1):
+        losses, sizes = [], []
+        order = torch.randperm(setting.examples, generator=generator)
+        for index in order.split(setting.batch_size):
+            batch = rows(training, index)
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(network(batch), batch.label)
+            loss.backward()
+            before = {name: [w.detach().clone() for w in ws] for name, ws in readers.items()}
+            optimizer.step()
+            losses.append(loss.item())
+            sizes.append(
+                {k: v for n in readers for k, v in _sizes(n, readers[n], before[n]).items()}
+            )
+        network.eval()
+        row = {
+            "epoch": epoch,
+            "loss": sum(losses) / len(losses),
+            "train": accuracy(network, training),
+            "validation": accuracy(network, chosen),
+            "test": accuracy(network, test),
+            "without_video": accuracy(network, test, shuffled="video"),
+            "without_text": accuracy(network, test, shuffled="text"),
+            **pd.DataFrame(sizes).mean().to_dict(),
+        }
+        if setting.kind == "sequences":
+            row |= _output_statistics(network, test)
+        network.train()
+        history.append(row)
+    return pd.DataFrame(history)
+
+
+def last(setting: Setting) -> dict[str, Any]:
+    """A run's setting and its last epoch, as one row."""
+    torch.set_num_threads(1)
+    return {**dataclasses.asdict(setting), **train(setting).iloc[-1].to_dict()}
+
+
+def best(table: pd.DataFrame, by: Sequence[str], *, at: Mapping[str, Any] = {}) -> pd.DataFrame:
+    """Keep the runs of each group's best learning rate, by mean validation accuracy over seeds.
+
+    Args:
+        table: rows of :func:`last`.
+        by: columns whose combinations have a learning rate each.
+        at: choose among the rows with these values only, and keep the chosen rate everywhere.
+    """
+    among = table
+    for column, value in at.items():
+        among = among[among[column] == value]
+    keys = [*by, "learning_rate"]
+    means = among.groupby(keys)["validation"].mean().reset_index()
+    chosen = means.loc[means.groupby(list(by))["validation"].idxmax(), keys]
+    return table.merge(chosen, on=keys)
+
+
+def difference(
+    table: pd.DataFrame, column: str, first: Mapping[str, Any], second: Mapping[str, Any]
+) -> metrics.Interval:
+    """Interval of what the first runs have more of than the second, paired by seed."""
+    sides = []
+    for choice in (first, second):
+        part = table
+        for name, value in choice.items():
+            part = part[part[name] == value]
+        sides.append(part.set_index("seed")[column].sort_index())
+    return metrics.seed_interval((sides[0] - sides[1]).to_numpy())
+
+
+GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+    "sequences/pace": {
+        "kind": ["towers"],
+        "optimizer": get_args(Optimizer),
+        "unit": [1.0, 0.03, 0.001],
+        "epochs": [15],
+    },
+    "sequences/norms": {
+        "kind": ["sequences"],
+        "optimizer": ["adam", "lars"],
+        "norm": get_args(Norm),
+        "epochs": [10],
+    },
+}
+RATES = {
+    "sequences/pace": {
+        "sgd": [0.003, 0.01, 0.03],
+        "adam": [0.003, 0.01, 0.03],
+        "lars": [0.007, 0.02, 0.05],
+    },
+    "sequences/norms": {"adam": [0.003, 0.01], "lars": [0.007, 0.02]},
+}
+
+
+def settings(name: str, seeds: Iterable[int]) -> list[Setting]:
+    """Every combination of a grid with every seed and every rate of its optimiser.
+
+    >>> len(settings("sequences/pace", range(2)))
+    54
+    """
+    grid = GRIDS[name]
+    return [
+        Setting(**chosen, learning_rate=rate)
+        for values in itertools.product(*grid.values(), seeds)
+        for chosen in [dict(zip([*grid, "seed"], values, strict=True))]
+        for rate in RATES[name][chosen["optimizer"]]
+    ]
+
+
+def record(*, seeds: int = 10, jobs: int = 1) -> None:
+    """Run the sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
+    context = multiprocessing.get_context("spawn")
+    for name, grid in GRIDS.items():
+        start = time.perf_counter()
+        runs = settings(name, range(seeds))
+        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+            found = list(tqdm(pool.map(last, runs), total=len(runs), desc=name))
+        varied = [column for column in grid if len(grid[column]) > 1]
+        usual = dataclasses.asdict(runs[0])
+        fixed = {c: v for c, v in usual.items() if c not in [*varied, "seed", "learning_rate"]}
+        table = pd.DataFrame(found).drop(columns=[*fixed, "epoch"])
+        parameters = {"grid": grid, "rates": RATES[name], "seeds": seeds, "fixed": fixed}
+        records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)

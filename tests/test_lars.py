@@ -1,0 +1,473 @@
+"""LARS against LAMB of another package, a literal float64 version, Adam, and its own constraint."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import pytorch_optimizer
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import lr_scheduler, swa_utils
+
+from modalign.lars import LARS
+
+NAN, INF = float("nan"), float("inf")
+SHAPES = [(4, 3), (4,), (1,), (), (2, 3, 2), (0, 3)]
+DIRECTIONS = [{"direction": "adam"}, {"direction": "sgd"}, {"direction": "sgd", "momentum": 0.9}]
+every_direction = pytest.mark.parametrize("options", DIRECTIONS, ids=["adam", "sgd", "momentum"])
+
+
+def make_parameters(seed=0, dtype=torch.float64, shapes=SHAPES):
+    """Tensors of several shapes and scales, the last two of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [
+        torch.randn(s, generator=generator, dtype=torch.float64) * 10.0**i
+        for i, s in enumerate(shapes)
+    ]
+    zeros = [torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)]
+    return [nn.Parameter(each.to(dtype)) for each in drawn + zeros]
+
+
+def set_gradients(parameters, seed):
+    """Of scales from 1e-3 to 1e3."""
+    generator = torch.Generator().manual_seed(seed)
+    for i, parameter in enumerate(parameters):
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.grad = (drawn * 10.0 ** (i % 7 - 3)).to(parameter.dtype)
+
+
+def run(optimizer, parameters, steps=10, first=0):
+    for step in range(first, first + steps):
+        set_gradients(parameters, step)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def literal(parameters, steps=10, *, lr=0.007, betas=(0.9, 0.999), eps=1e-8):
+    """LAMB without weight decay, clipping and bounds, tensor by tensor in float64 numpy."""
+    ws = [parameter.detach().numpy().astype(np.float64) for parameter in parameters]
+    ms, vs = [np.zeros_like(w) for w in ws], [np.zeros_like(w) for w in ws]
+    for step in range(1, steps + 1):
+        set_gradients(parameters, step - 1)
+        for i, parameter in enumerate(parameters):
+            g = parameter.grad.numpy().astype(np.float64)
+            ms[i] = betas[0] * ms[i] + (1 - betas[0]) * g
+            vs[i] = betas[1] * vs[i] + (1 - betas[1]) * g * g
+            m_hat, v_hat = ms[i] / (1 - betas[0] ** step), vs[i] / (1 - betas[1] ** step)
+            u = m_hat / (np.sqrt(v_hat) + eps)
+            w_norm, u_norm = np.sqrt((ws[i] ** 2).sum()), np.sqrt((u**2).sum())
+            ratio = w_norm / u_norm if w_norm > 0 and u_norm > 0 else 1.0
+            ws[i] = ws[i] - lr * ratio * u
+    return [torch.from_numpy(np.asarray(w)) for w in ws]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "options", [{}, {"lr": 0.1}, {"betas": (0.5, 0.7)}, {"eps": 1e-2}, {"betas": (0.0, 0.0)}]
+)
+def test_literal_version(options, dtype):
+    parameters = make_parameters(dtype=dtype)
+    expected = literal(make_parameters(dtype=dtype), **options)
+    for found, known in zip(run(LARS(parameters, **options), parameters), expected, strict=True):
+        scale = max(1.0, known.abs().max().item()) if known.numel() else 1.0
+        torch.testing.assert_close(found.double(), known, rtol=0, atol=1e-6 * scale)
+
+
+def test_lamb_of_another_package():
+    """Without eps its missing bias correction is a factor, which dividing by |u| takes out."""
+    ours, theirs = (make_parameters()[:-2] for _ in range(2))
+    lamb = pytorch_optimizer.Lamb(theirs, lr=0.007, eps=0.0, adam_debias=True)
+    lamb.clamp = INF
+    for found, known in zip(run(LARS(ours, eps=0.0), ours), run(lamb, theirs), strict=True):
+        torch.testing.assert_close(found, known, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("momentum", "second"), [(0.0, [2.47525, 3.96]), (0.5, [2.5, 3.5])])
+def test_golden(momentum, second):
+    """Eq. 2: a tenth of 5 along the first axis; a step of 0.1 g where the weights are zero."""
+    w = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    zero = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = LARS([w, zero], lr=0.1, direction="sgd", momentum=momentum)
+    w.grad, zero.grad = torch.tensor([[1e-3, 0.0], [2.0, -1.0]]).double()
+    optimizer.step()
+    torch.testing.assert_close(w.data, torch.tensor([2.5, 4.0]).double())
+    torch.testing.assert_close(zero.data, torch.tensor([-0.2, 0.1]).double())
+    assert optimizer.trust_ratios() == pytest.approx({w: 5000.0, zero: 1.0})
+
+
+@every_direction
+@settings(max_examples=25)
+@given(st.integers(0, 9999), st.floats(1e-4, 0.5), st.integers(1, 6))
+def test_a_step_has_the_norm_eta_w(options, seed, lr, steps):
+    parameters = make_parameters(seed)
+    optimizer = LARS(parameters, lr, **options)
+    for step in range(steps):
+        before = [parameter.detach().clone() for parameter in parameters]
+        after = run(optimizer, parameters, 1, first=seed + step)
+        for old, new in zip(before, after, strict=True):
+            if old.norm() > 0:
+                assert (new - old).norm().item() == pytest.approx(lr * old.norm().item(), rel=1e-9)
+            elif old.numel():
+                assert (new - old).norm() > 0
+
+
+@every_direction
+def test_trust_ratios(options):
+    parameters = make_parameters()
+    optimizer = LARS(parameters, **options)
+    assert optimizer.trust_ratios() == {}
+    for step in range(3):
+        before = [parameter.detach().clone() for parameter in parameters]
+        run(optimizer, parameters, 1, first=step)
+        ratios = optimizer.trust_ratios()
+        assert list(map(id, ratios)) == list(map(id, parameters))
+        if step == 0:
+            u = [p.grad if options["direction"] == "sgd" else p.grad.sign() for p in parameters]
+            for old, parameter, direction in zip(before, parameters, u, strict=True):
+                if old.norm() > 0:
+                    expected = (old.norm() / direction.norm()).item()
+                    assert ratios[parameter] == pytest.approx(expected, rel=1e-3)
+                else:
+                    assert ratios[parameter] == 1
+
+
+def test_direction_is_that_of_adam_and_of_sgd():
+    for options, peer in [
+        ({}, lambda p: torch.optim.Adam(p, lr=0.01)),
+        ({"betas": (0.8, 0.9), "eps": 0.1}, lambda p: torch.optim.Adam(p, 0.01, (0.8, 0.9), 0.1)),
+        ({"direction": "sgd"}, lambda p: torch.optim.SGD(p, lr=0.01)),
+        ({"direction": "sgd", "momentum": 0.7}, lambda p: torch.optim.SGD(p, 0.01, 0.7)),
+    ]:
+        for step in range(4):
+            ours, theirs = make_parameters(), make_parameters()
+            moves = []
+            for parameters, optimizer in ((ours, LARS(ours, **options)), (theirs, peer(theirs))):
+                for earlier in range(step):
+                    set_gradients(parameters, earlier)
+                    optimizer.param_groups[0]["lr"] = 0.0
+                    optimizer.step()
+                optimizer.param_groups[0]["lr"] = 0.01
+                before = [parameter.detach().clone() for parameter in parameters]
+                after = run(optimizer, parameters, 1, first=step)
+                moves.append([new - old for new, old in zip(after, before, strict=True)])
+            for i, (ours_move, theirs_move) in enumerate(zip(*moves, strict=True)):
+                if i < len(SHAPES):
+                    ours_move, theirs_move = (
+                        nn.functional.normalize(move.flatten(), dim=0)
+                        for move in (ours_move, theirs_move)
+                    )
+                torch.testing.assert_close(ours_move, theirs_move, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999), st.sampled_from([1e-10, 1e-3, 1e3, 1e15]))
+def test_the_scale_of_the_gradient_does_not_matter(seed, scale):
+    """Eq. 2 takes it out, with Adam's direction too where eps is small beside the gradient."""
+    for options in ({"direction": "sgd"}, {"direction": "sgd", "momentum": 0.9}, {"eps": 1e-30}):
+        plain, scaled = make_parameters(seed)[:-2], make_parameters(seed)[:-2]
+        one, other = LARS(plain, **options), LARS(scaled, **options)
+        for step in range(3):
+            set_gradients(plain, step)
+            for parameter, like in zip(scaled, plain, strict=True):
+                parameter.grad = like.grad * scale
+            one.step(), other.step()
+        for a, b in zip(plain, scaled, strict=True):
+            torch.testing.assert_close(a.data, b.data, rtol=1e-6, atol=0)
+
+
+@every_direction
+@pytest.mark.parametrize("scale", [1e-10, 1e15])
+def test_scales_of_weights_in_float32(options, scale):
+    parameters = [nn.Parameter(p.data * scale) for p in make_parameters(dtype=torch.float32)[:2]]
+    before = [parameter.detach().clone() for parameter in parameters]
+    after = run(LARS(parameters, **options), parameters, 1)
+    for old, new in zip(before, after, strict=True):
+        assert ((new - old).norm() / old.norm()).item() == pytest.approx(0.007, rel=1e-4)
+
+
+@every_direction
+def test_zero_gradients_move_nothing_and_missing_ones_are_skipped(options):
+    parameters = make_parameters()
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer = LARS(parameters, **options)
+    optimizer.step()
+    assert not optimizer.state
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, parameters, strict=True):
+        assert torch.equal(old, new)
+    assert set(optimizer.trust_ratios().values()) == {1.0}
+
+
+def test_tensors_whose_gradient_comes_late_count_their_own_steps():
+    together, late = make_parameters(), make_parameters()
+    expected = run(LARS(together), together, 3)
+    optimizer = LARS(late)
+    for parameter in late[:2]:
+        parameter.grad = torch.ones_like(parameter)
+    keep = [parameter.detach().clone() for parameter in late[:2]]
+    optimizer.step()
+    for parameter, old in zip(late[:2], keep, strict=True):
+        parameter.data = old
+    for found, known in list(zip(run(optimizer, late, 3), expected, strict=True))[2:]:
+        torch.testing.assert_close(found, known)
+
+
+@every_direction
+def test_state_dict_round_trip(options):
+    whole, parts = make_parameters(), make_parameters()
+    expected = run(LARS(whole, lr=0.02, **options), whole, 6)
+    run(optimizer := LARS(parts, lr=0.02, **options), parts, 3)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = LARS(parts, **options)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for found, known in zip(run(resumed, parts, 3, first=3), expected, strict=True):
+        torch.testing.assert_close(found, known, rtol=0, atol=0)
+
+
+def test_copies_and_pickles():
+    parameters = make_parameters()
+    run(optimizer := LARS(parameters), parameters, 2)
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert other.trust_ratios() == {}
+        found = run(other, other.param_groups[0]["params"], 2, first=2)
+        twin = make_parameters()
+        for a, b in zip(found, run(LARS(twin), twin, 4), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+SCHEDULERS = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, total_iters=2),
+    "LinearLR": lr_scheduler.LinearLR,
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.5),
+    "PolynomialLR": lr_scheduler.PolynomialLR,
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: step / 5),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.5),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.1, step_size_up=2),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=6),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.5, anneal_epochs=3),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.5)], [2]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.5)]
+    ),
+}
+
+
+@every_direction
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+def test_schedulers(scheduler, options):
+    parameters = make_parameters()
+    optimizer = LARS(parameters, 0.05, **options)
+    schedule = scheduler(optimizer)
+    rates = []
+    for step in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        old = parameters[0].detach().clone()
+        run(optimizer, parameters, 1, first=step)
+        moved = (parameters[0] - old).norm().item()
+        assert moved == pytest.approx(rates[-1] * old.norm().item(), rel=1e-9)
+        plateau = isinstance(schedule, lr_scheduler.ReduceLROnPlateau)
+        schedule.step(1.0) if plateau else schedule.step()
+    assert len(set(rates)) > 1
+
+
+def test_groups():
+    parameters = make_parameters()
+    first, second = parameters[:3], parameters[3:]
+    groups = [{"params": first, "lr": 0.1, "betas": (0.5, 0.5)}, {"params": iter(second)}]
+    found = run(LARS(groups), parameters)
+    alone = make_parameters()
+    expected = run(LARS(alone[:3], 0.1, betas=(0.5, 0.5)), alone)[:3]
+    alone = make_parameters()
+    expected += run(LARS(alone[3:]), alone)[3:]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_group_added_later():
+    parameters = make_parameters()
+    optimizer = LARS(parameters[:2])
+    optimizer.add_param_group({"params": parameters[2], "lr": 0.2})
+    old = parameters[2].detach().clone()
+    run(optimizer, parameters, 1)
+    assert (parameters[2] - old).norm().item() == pytest.approx(0.2 * old.norm().item())
+
+
+def test_blocks_and_dtypes_change_nothing():
+    """More numbers than one block holds, in three types, beside each tensor alone."""
+    shapes, types = [(600, 500), (600, 500), (400,), (600, 500)], [torch.float32, torch.float64]
+    drawn = [torch.randn(shape).to(dtype) for shape in shapes for dtype in types]
+    gradients = [torch.randn_like(each) for each in drawn]
+    together = [nn.Parameter(each.clone()) for each in drawn]
+    alone = [nn.Parameter(each.clone()) for each in drawn]
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    optimizer = LARS(together)
+    optimizer.step()
+    for parameter, other in zip(together, alone, strict=True):
+        LARS([other]).step()
+        assert torch.equal(parameter, other)
+    assert len(optimizer.trust_ratios()) == len(together)
+
+
+@every_direction
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(options, dtype):
+    """Norms are taken in float32: this one's square is beyond float16."""
+    parameter = nn.Parameter(torch.full((300,), 30.0, dtype=dtype))
+    parameter.grad = torch.ones(300, dtype=dtype)
+    LARS(
+        [parameter], lr=0.1, **({**options, "eps": 1e-3} if options == DIRECTIONS[0] else options)
+    ).step()
+    torch.testing.assert_close(parameter.data, torch.full((300,), 27.0, dtype=dtype))
+
+
+def test_strides_do_not_matter():
+    plain, strided = make_parameters()[:1], make_parameters()[:1]
+    strided[0] = nn.Parameter(strided[0].data.T.contiguous().T)
+    for found, known in zip(run(LARS(strided), strided), run(LARS(plain), plain), strict=True):
+        torch.testing.assert_close(found, known)
+
+
+@every_direction
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_gradient_that_is_not_finite_stays_with_its_tensor(options, value):
+    parameters, clean = make_parameters(), make_parameters()
+    set_gradients(parameters, 0)
+    parameters[0].grad[1, 1] = value
+    LARS(parameters, **options).step()
+    assert not parameters[0].isfinite().all()
+    expected = run(LARS(clean, **options), clean, 1)
+    for found, known in list(zip(parameters, expected, strict=True))[1:]:
+        assert torch.equal(found, known)
+
+
+def test_grad_scaler_skips_overflow_and_unscales():
+    scaled, plain = (
+        make_parameters(dtype=torch.float32)[:2],
+        make_parameters(dtype=torch.float32)[:2],
+    )
+    optimizer, scaler = LARS(scaled), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step in range(4):
+        optimizer.zero_grad()
+        set_gradients(plain, step)
+        loss = sum((p * q.grad).sum() for p, q in zip(scaled, plain, strict=True))
+        scaler.scale(loss * (INF if step == 1 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    optimizer = LARS(plain)
+    for step in (0, 2, 3):
+        set_gradients(plain, step)
+        optimizer.step()
+    for a, b in zip(scaled, plain, strict=True):
+        torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-7)
+
+
+def test_closure():
+    w = nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = LARS([w], lr=0.1, direction="sgd")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = w.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(25.0)
+    torch.testing.assert_close(w.data, torch.tensor([2.7, 3.6]))
+    assert optimizer.step() is None
+
+
+def test_it_trains_a_network():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 5, generator=generator)
+    y = (x[:, :1] - 2 * x[:, 1:2]).tanh()
+    for options in DIRECTIONS:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
+        optimizer = LARS(network.parameters(), 0.02, **options)
+        losses = []
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = (network(x) - y).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.1 * losses[0]
+
+
+REFUSED = {
+    "weight decay": ({"weight_decay": 0.1}, ValueError, "weight_decay: expected 0, got 0.1; .*lr"),
+    "negative rate": ({"lr": -0.1}, ValueError, "lr: expected a number from 0.*got -0.1"),
+    "NaN rate": ({"lr": NAN}, ValueError, "lr: .*got nan"),
+    "infinite rate": ({"lr": INF}, ValueError, "lr: .*got inf"),
+    "tensor rate": ({"lr": torch.tensor(0.1)}, TypeError, r"lr: expected float, got float32 \(\)"),
+    "direction": ({"direction": "Adam"}, ValueError, "direction: expected one of .*'adam'"),
+    "beta of 1": ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\]: .*below 1, got 1.0"),
+    "one beta": ({"betas": (0.9,)}, TypeError, "betas: expected tuple"),
+    "negative eps": ({"eps": -1.0}, ValueError, "eps: .*got -1"),
+    "momentum of 1": ({"momentum": 1.0, "direction": "sgd"}, ValueError, "momentum: .*got 1.0"),
+    "momentum with adam": ({"momentum": 0.9}, ValueError, r"momentum: expected 0 .*betas\[0\]"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        LARS(make_parameters(), **options)
+
+
+GROUPS = {
+    "weight decay": ({"weight_decay": 0.1}, "weight_decay: expected 0, got 0.1"),
+    "another direction": ({"direction": "sgd"}, "direction: expected 'adam' in every group"),
+    "negative rate": ({"lr": -1.0}, "lr: .*got -1"),
+    "betas": ({"betas": (2.0, 0.9)}, r"betas\[0\]: .*got 2.0"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), GROUPS.values(), ids=GROUPS.keys())
+def test_refused_in_a_group(options, message):
+    parameters = make_parameters()
+    with pytest.raises(ValueError, match=message):
+        LARS([{"params": parameters, **options}])
+    optimizer = LARS(parameters[:1])
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": parameters[1:], **options})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_weight_decay_of_zero_is_accepted():
+    LARS([{"params": make_parameters(), "weight_decay": 0.0}], weight_decay=0.0)
+
+
+def test_no_parameters():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        LARS([])
+
+
+def test_complex_parameters():
+    with pytest.raises(TypeError, match="params: expected real numbers, got torch.complex64"):
+        LARS([nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
+
+
+@every_direction
+def test_sparse_gradients(options):
+    embedding = nn.Embedding(5, 3, sparse=True)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"params: .*sparse one; pass sparse=False"):
+        LARS(embedding.parameters(), **options).step()

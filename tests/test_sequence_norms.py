@@ -1,0 +1,127 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from modalign import records
+from modalign.models import sequence_norms
+from modalign.models.sequence_norms import Setting, best, difference, sample, settings, train
+
+TINY = Setting(examples=96, epochs=1)
+
+
+def test_padding_is_zero_and_every_sequence_has_a_step():
+    data = sample(200, seed=1)
+    for x, lengths in ((data.video, data.video_lengths), (data.text, data.text_lengths)):
+        padded = torch.arange(x.shape[1]) >= lengths[:, None]
+        assert not x[padded].any()
+        assert x[~padded].all()
+        assert 1 <= lengths.min() < lengths.max() <= x.shape[1]
+    assert data.label.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_the_label_needs_both_modalities():
+    history = train(Setting(optimizer="adam", learning_rate=0.003, examples=1000, epochs=15))
+    last = history.iloc[-1]
+    assert last.test > 0.6
+    assert last.test > max(last.without_video, last.without_text) + 0.15
+    assert min(last.without_video, last.without_text) > 0.27
+
+
+@pytest.mark.parametrize("norm", ["none", "batch norm", "sbn", "ln", "ln of outputs"])
+def test_normalisations_train(norm):
+    setting = Setting("sequences", "adam", 0.01, norm=norm, examples=96, epochs=8, seed=1)
+    history = train(setting)
+    assert history.loss.iloc[-1] < history.loss.iloc[0] - 0.1
+    assert history.isna().sum().sum() == 0
+
+
+def test_lars_sets_the_pace_of_both_modalities_and_sgd_does_not():
+    lars = train(dataclasses.replace(TINY, learning_rate=0.02)).iloc[-1]
+    # zero-initialised tensors aside, every tensor moves by two hundredths of its norm
+    assert lars.pace_video == pytest.approx(0.02, rel=0.02)
+    assert lars.pace_text == pytest.approx(0.02, rel=0.02)
+    sgd = train(dataclasses.replace(TINY, optimizer="sgd", learning_rate=0.01, unit=0.001))
+    assert sgd.pace_video.iloc[-1] < 0.5 * sgd.pace_text.iloc[-1]
+
+
+def test_sbn_outputs_have_mean_zero_and_variance_one_before_training_moves_them():
+    network = sequence_norms.Pair(Setting("sequences", norm="sbn"))
+    found = sequence_norms._output_statistics(network, sample(500, seed=0))
+    for name in ("video", "text"):
+        assert found[f"mean_{name}"] == pytest.approx(0, abs=1e-4)
+        assert found[f"variance_{name}"] == pytest.approx(1, abs=0.01)
+
+
+def test_same_seed_same_run_and_the_callers_random_state_is_left_alone():
+    torch.manual_seed(5)
+    known = torch.rand(1)
+    torch.manual_seed(5)
+    first, again = train(TINY), train(TINY)
+    pd.testing.assert_frame_equal(first, again)
+    assert torch.equal(torch.rand(1), known)
+    assert train(dataclasses.replace(TINY, seed=1)).loss.iloc[0] != first.loss.iloc[0]
+
+
+def table():
+    rows = [
+        {"optimizer": o, "unit": u, "learning_rate": r, "seed": s, "validation": v, "test": v + s}
+        for o, u, r, v in [
+            ("adam", 1.0, 0.1, 0.5),
+            ("adam", 1.0, 0.2, 0.6),
+            ("adam", 0.1, 0.1, 0.4),
+            ("adam", 0.1, 0.2, 0.3),
+            ("sgd", 1.0, 0.1, 0.2),
+            ("sgd", 0.1, 0.1, 0.1),
+        ]
+        for s in (0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_best_rate_of_each_group_and_of_one_unit():
+    chosen = best(table(), ["optimizer", "unit"]).query("optimizer == 'adam'")
+    assert set(zip(chosen.unit, chosen.learning_rate, strict=True)) == {(1.0, 0.2), (0.1, 0.1)}
+    chosen = best(table(), ["optimizer"], at={"unit": 1.0}).query("optimizer == 'adam'")
+    assert set(zip(chosen.unit, chosen.learning_rate, strict=True)) == {(1.0, 0.2), (0.1, 0.2)}
+
+
+def test_difference_is_paired_by_seed():
+    runs = best(table(), ["optimizer", "unit"]).sample(frac=1, random_state=0)
+    first, second = {"optimizer": "adam", "unit": 1.0}, {"optimizer": "sgd", "unit": 1.0}
+    assert difference(runs, "test", first, second) == pytest.approx((0.4, 0.4, 0.4))
+
+
+def test_settings_give_every_optimizer_as_many_rates():
+    for name in sequence_norms.GRIDS:
+        runs = settings(name, range(2))
+        assert len(set(runs)) == len(runs)
+        counts = pd.Series([run.optimizer for run in runs]).value_counts()
+        assert counts.nunique() == 1
+
+
+def test_record_writes_both_tables(tmp_path, monkeypatch):
+    grids = {
+        "sequences/pace": {"kind": ["towers"], "optimizer": ["lars"], "examples": [64]},
+        "sequences/norms": {"kind": ["sequences"], "optimizer": ["adam"], "examples": [64]},
+    }
+    monkeypatch.setattr(
+        sequence_norms, "GRIDS", {k: {**v, "epochs": [1]} for k, v in grids.items()}
+    )
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "README.md").write_text("")
+    monkeypatch.chdir(tmp_path)
+    sequence_norms.record(seeds=2)
+    for name, rates in (("sequences/pace", 3), ("sequences/norms", 2)):
+        found = records.load(name)
+        assert len(found) == 2 * rates
+        assert found.attrs["parameters"]["seeds"] == 2
+        assert found.attrs["parameters"]["fixed"]["examples"] == 64
+        assert {"learning_rate", "seed", "test"} <= set(found)
+
+
+@pytest.mark.parametrize("name", ["kind", "optimizer", "norm"])
+def test_unknown_choices(name):
+    with pytest.raises(ValueError, match=f"{name}: expected one of"):
+        Setting(**{name: "other"})
