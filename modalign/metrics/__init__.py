@@ -1,0 +1,50 @@
+"""Measures that the chapters compare by, and the interval of a comparison."""
+
+from modalign.metrics.alignment import (
+    AlignmentScores,
+    alignment_scores,
+    summarise_alignment,
+    times_of,
+    times_of_matches,
+)
+from modalign.metrics.captions import (
+    CaptionScores,
+    caption_scores,
+    caption_tokens,
+    corpus_bleu,
+)
+from modalign.metrics.classification import accuracy
+from modalign.metrics.correlation import cca
+from modalign.metrics.grounding import attention_iou, pointing_game
+from modalign.metrics.intervals import (
+    Interval,
+    difference,
+    interval_table,
+    paired_table,
+    seed_interval,
+)
+from modalign.metrics.ranking import Ranking, Retrieval, retrieval
+
+__all__ = [
+    "AlignmentScores",
+    "CaptionScores",
+    "Interval",
+    "Ranking",
+    "Retrieval",
+    "accuracy",
+    "alignment_scores",
+    "attention_iou",
+    "caption_scores",
+    "caption_tokens",
+    "cca",
+    "corpus_bleu",
+    "difference",
+    "interval_table",
+    "paired_table",
+    "pointing_game",
+    "retrieval",
+    "seed_interval",
+    "summarise_alignment",
+    "times_of",
+    "times_of_matches",
+]

@@ -1,0 +1,181 @@
+"""BLEU-1 to BLEU-4 and CIDEr-D of captions, by the scorers of the COCO captioning challenge.
+
+The scorers are those of ``pycocoevalcap`` (Chen et al. 2015), which papers report; BLEU is of
+Papineni et al. (2002) and CIDEr-D of Vedantam et al. (2015). Score what the model says on its own:
+captions made with the true words as input (teacher forcing) score higher than any decoder does.
+"""
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from modalign._checks import checked
+
+_MARKS = re.compile(r"<(?:start|end|pad|bos|eos|sos|/?s)>|\[(?:cls|sep|pad|bos|eos)\]", re.I)
+_CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b")
+_CLITICS = {"'s", "'m", "'d", "'re", "'ve", "'ll"}
+_PUNCTUATION = re.compile(r"[\"`;!?()\[\]{}]|[,:](?!\d)|--+|\.\.+|''")
+_ABBREVIATION = re.compile(r"(?:[a-z]\.)+|(?:mrs?|ms|dr|jr|sr|st)\.")
+_EDGE = ".,:'-"
+
+
+def caption_tokens(caption: str) -> list[str]:
+    """The words of a caption in lower case, without punctuation.
+
+    Stands in for the Penn Treebank tokeniser and the removal of punctuation before COCO's
+    scorers, which need Java. Clitics are words (``dog 's``, ``is n't``), hyphens within words
+    and the full stops of abbreviations stay. It differs from them in 11 of Flickr8k's 40,460
+    captions: in 6, brackets go (the original means to remove them and leaves ``-lrb-``), and in
+    5 an odd word is cut otherwise (``at&t``, ``slip 'n' slide``).
+
+    >>> caption_tokens("A dog's ball isn't black-and-white .")
+    ['a', 'dog', "'s", 'ball', 'is', "n't", 'black-and-white']
+    """
+    text = _CLITIC.sub(r" \1", caption.lower().replace("cannot", "can not"))
+    words = _PUNCTUATION.sub(" ", text).split()
+    return [word for word in map(_trimmed, words) if word]
+
+
+def _trimmed(word: str) -> str:
+    return word if word in _CLITICS or _ABBREVIATION.fullmatch(word) else word.strip(_EDGE)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionScores:
+    """Scores of n captions.
+
+    Attributes:
+        bleu: BLEU-1 to BLEU-4 of the corpus, from 0 to 1.
+        cider: CIDEr-D, the mean of ``ciders``.
+        counts: (n, 10), what BLEU is made of, see :func:`corpus_bleu`.
+        ciders: (n,), CIDEr-D of each caption, from 0 to 10. How rare a word is, is counted in
+            the references of all n.
+    """
+
+    bleu: tuple[float, ...]
+    cider: float
+    counts: Int64[np.ndarray, "n 10"]
+    ciders: Float64[np.ndarray, "n"]
+
+    def as_dict(self) -> dict[str, float]:
+        """``bleu_1`` to ``bleu_4``, and ``cider``."""
+        bleus = {f"bleu_{k}": value for k, value in enumerate(self.bleu, start=1)}
+        return bleus | {"cider": self.cider}
+
+
+def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Score each caption against its references, as COCO's scorers do.
+
+    Linear in the number of words: about a second for Flickr8k's 1,000 test photographs. For an
+    interval of BLEU, resample ``counts`` (see the example), and of CIDEr, ``ciders``.
+
+    Args:
+        captions: n texts, 2 or more, without ``<start>``, ``<end>`` and ``<pad>``. An empty one
+            counts as a caption of no words.
+        references: for each caption one text or more.
+
+    Raises:
+        ValueError: for other numbers of captions than of references, fewer than 2 (every word
+            would be in every photograph's references, and CIDEr 0), an example without
+            reference, a reference without words, and a caption that still holds a mark.
+        TypeError: where captions or references are no texts.
+        ImportError: without ``pycocoevalcap``.
+
+    >>> references = [["A dog runs .", "A brown dog runs ."], ["Two men talk .", "Men talk ."]]
+    >>> found = caption_scores(["a dog runs fast", "two men talk"], references)
+    >>> {name: round(value, 3) for name, value in found.as_dict().items()}
+    {'bleu_1': 0.857, 'bleu_2': 0.828, 'bleu_3': 0.77, 'bleu_4': 0.0, 'cider': 4.964}
+    >>> from modalign.metrics import difference
+    >>> bleu_2 = difference(
+    ...     found.counts, statistic=lambda rows: corpus_bleu(rows)[1], method="percentile"
+    ... )
+    >>> f"{bleu_2:.2f}"
+    '0.83 [0.71, 1.00]'
+    """
+    if len(captions) != len(references):
+        raise ValueError(
+            f"references: expected one list a caption, got {len(references)} for {len(captions)}"
+        )
+    if len(captions) < 2:
+        raise ValueError(f"captions: expected at least 2, got {len(captions)}")
+    bleu_scorer, cider_scorer = _scorers()
+    for i, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+        said, told = _example(i, caption, texts)
+        bleu_scorer += (said, told)
+        cider_scorer += (said, told)
+    bleu, _ = bleu_scorer.compute_score(option="closest")
+    cider, ciders = cider_scorer.compute_score()
+    counts = np.array([_counts(example) for example in bleu_scorer.ctest])
+    return CaptionScores(tuple(map(float, bleu)), float(cider), counts, ciders)
+
+
+@checked
+def corpus_bleu(counts: Int64[np.ndarray, "n 10"]) -> tuple[float, ...]:
+    """BLEU-1 to BLEU-4 of a corpus from the counts of its captions; equal to COCO's scorer.
+
+    BLEU of a resampled corpus is BLEU of the resampled rows, which takes microseconds: this is
+    the statistic to bootstrap.
+
+    Args:
+        counts: of each caption, the n-grams found in a reference (n = 1 to 4, at most as often
+            as in one reference), all its n-grams (1 to 4), its length, and that of the reference
+            closest in length (the shorter of two as close).
+
+    >>> counts = np.array([[4, 2, 0, 0, 5, 4, 3, 2, 5, 6]])
+    >>> round(corpus_bleu(counts)[1], 3)  # ((4 / 5) (2 / 4)) ** (1 / 2) exp(1 - 6 / 5)
+    0.518
+    """
+    total = counts.sum(0).astype(float)
+    found, all_, (length, closest) = total[:4], total[4:8], total[8:]
+    # the constants of COCO's scorer: nothing found is nearly, not quite, 0
+    precision = (found + 1e-15) / (all_ + 1e-9)
+    bleu = precision.cumprod() ** (1 / np.arange(1, 5))
+    ratio = (length + 1e-15) / (closest + 1e-9)
+    return tuple((bleu * np.exp(min(0, 1 - 1 / ratio))).tolist())
+
+
+def _scorers() -> tuple[Any, Any]:
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise ImportError(
+            "caption_scores: BLEU and CIDEr are those of the package pycocoevalcap, which is not "
+            "installed: pip install 'modalign[captions]'"
+        )
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+    from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+    return BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
+
+
+def _example(i: int, caption: str, references: Sequence[str]) -> tuple[str, list[str]]:
+    """Tokens of a caption and of its references, joined by spaces as the scorers take them."""
+    if isinstance(references, str) or not len(references):
+        raise ValueError(f"references[{i}]: expected a list of texts, got {references!r:.60}")
+    tokens = [_tokens(caption, f"captions[{i}]")]
+    tokens += [_tokens(text, f"references[{i}][{k}]") for k, text in enumerate(references)]
+    if "" in tokens[1:]:
+        k = tokens[1:].index("")
+        raise ValueError(f"references[{i}][{k}]: expected words, got {references[k]!r}")
+    return tokens[0], tokens[1:]
+
+
+def _tokens(text: str, name: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a text, got {type(text).__name__} {text!r:.60}")
+    mark = _MARKS.search(text)
+    if mark:
+        raise ValueError(
+            f"{name}: expected words alone, got {mark[0]!r} in {text!r:.60}: cut a caption at its "
+            "first end mark and drop start and padding, or they are scored as words"
+        )
+    return " ".join(caption_tokens(text))
+
+
+def _counts(example: dict[str, Any]) -> list[int]:
+    length = example["testlen"]
+    closest = min((abs(each - length), each) for each in example["reflen"])[1]
+    return [*example["correct"], *example["guess"], length, closest]

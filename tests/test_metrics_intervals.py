@@ -1,0 +1,251 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from modalign.metrics import Interval, difference, interval_table, paired_table, seed_interval
+
+
+def draw(n, seed=0):
+    return np.random.default_rng(seed).normal(size=n)
+
+
+# one value a seed
+
+
+def test_interval_is_scipys():
+    values = draw(7)
+    known = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    found = seed_interval(values, confidence=0.9)
+    assert found.mean == pytest.approx(values.mean())
+    assert found[1:] == pytest.approx((known.low, known.high))
+    assert difference(values, confidence=0.9) == found
+
+
+def test_difference_is_scipys_paired_one():
+    a, b = draw(6, 0), draw(6, 1)
+    known = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = difference(a, b)
+    assert found == pytest.approx((np.mean(a - b), known.low, known.high))
+    assert difference(torch.tensor(a), b.tolist()) == pytest.approx(found)
+
+
+def test_pairing_cancels_what_a_seed_does_to_both_sides():
+    seeds, noise = 10 * draw(5, 0), draw(5, 1)
+    _, low, high = difference(seeds + noise, seeds)
+    assert high - low < 0.3 * np.ptp(seed_interval(seeds))
+    assert (low, high) == pytest.approx(seed_interval(noise)[1:])
+
+
+def test_mappings_are_paired_by_key():
+    a, b = draw(4, 0), draw(4, 1)
+    forward = dict(enumerate(a))
+    backward = {key: b[key] for key in (2, 0, 3, 1)}
+    assert difference(forward, backward) == difference(a, b)
+    assert difference(forward) == seed_interval(a)
+
+
+@pytest.mark.parametrize("method", ["t", "percentile", "bca"])
+def test_sides_swapped_give_the_interval_mirrored(method):
+    a, b = draw(8, 0), draw(8, 1)
+    found, mirrored = difference(a, b, method=method), difference(b, a, method=method)
+    assert mirrored == pytest.approx((-found.mean, -found.high, -found.low), abs=1e-3)
+
+
+@pytest.mark.parametrize(("method", "n"), [("t", 5), ("percentile", 80), ("bca", 80)])
+def test_intervals_cover_as_often_as_they_say(method, n):
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        shared = rng.normal(size=n)
+        _, low, high = difference(
+            shared + rng.normal(size=n), shared, method=method, confidence=0.9, resamples=300
+        )
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.03)
+
+
+# the bootstrap
+
+
+def test_percentile_bootstrap_of_three_values_is_the_one_counted_out():
+    values = np.array([0.0, 1.0, 5.0])
+    means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
+    found = difference(values, method="percentile", confidence=0.8, resamples=200_000)
+    assert found.mean == values.mean()
+    assert found[1:] == pytest.approx(np.quantile(means, [0.1, 0.9]), abs=0.01)
+
+
+def test_bca_is_scipys():
+    a, b = np.exp(draw(30, 0)), np.exp(draw(30, 1))
+    known = stats.bootstrap(
+        (a - b,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    found = difference(a, b, method="bca", resamples=20_000)
+    assert found[1:] == pytest.approx((known.low, known.high), abs=0.02)
+    assert found[1:] != pytest.approx(difference(a, b, method="percentile")[1:], abs=0.005)
+
+
+def test_a_statistic_of_means_gives_what_means_give():
+    a, b = draw(12, 0), draw(12, 1)
+    for method in ("percentile", "bca"):
+        known = difference(a, b, method=method, resamples=500)
+        found = difference(a, b, statistic=np.mean, method=method, resamples=500)
+        assert found == pytest.approx(known)
+
+
+def test_both_sides_of_a_statistic_draw_the_same_examples():
+    rows = np.random.default_rng(0).integers(1, 9, (20, 2))
+
+    def ratio(rows):
+        return rows[:, 0].sum() / rows[:, 1].sum()
+
+    assert difference(rows, rows, statistic=ratio, method="percentile") == (0, 0, 0)
+    found = difference(rows, rows[:, ::-1], statistic=ratio, method="percentile", resamples=300)
+    by_index = difference(
+        np.arange(20),
+        statistic=lambda i: ratio(rows[i]) - ratio(rows[i, ::-1]),
+        method="percentile",
+        resamples=300,
+    )
+    assert found == by_index
+    assert found.mean == ratio(rows) - ratio(rows[:, ::-1])
+
+
+def test_the_seed_decides_and_nothing_else():
+    values = draw(30)
+    found = difference(values, method="percentile", seed=1)
+    np.random.random(3)  # noqa: NPY002
+    assert difference(values, method="percentile", seed=1) == found
+    assert difference(values, method="percentile", seed=2) != found
+
+
+def test_a_bootstrap_that_needs_several_portions_is_the_same(monkeypatch):
+    values = draw(30)
+    whole = difference(values, method="percentile", resamples=1000)
+    monkeypatch.setattr("modalign.metrics.intervals._AT_A_TIME", 1000)
+    assert difference(values, method="percentile", resamples=1000) == whole
+
+
+def test_values_that_do_not_vary():
+    assert difference([2, 2, 2], [1, 1, 1], method="percentile") == (1, 1, 1)
+    assert difference([2, 2, 2], [1, 1, 1]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="method: BCa is undefined here"):
+        difference([2, 2, 2], [1, 1, 1], method="bca")
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0]], [1.0, np.nan], [1.0, np.inf], 3.0])
+def test_interval_refuses(values):
+    with pytest.raises(ValueError, match="values: expected"):
+        seed_interval(values)
+    with pytest.raises(ValueError, match="a: expected"):
+        difference(values)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95])
+def test_interval_refuses_a_confidence(confidence):
+    for function in (seed_interval, difference):
+        with pytest.raises(ValueError, match="confidence: expected"):
+            function([1.0, 2.0], confidence=confidence)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: difference([1, 2], [1, 2, 3]), ValueError, "a, b: .* same seeds .* 2 and 3"),
+        (lambda: difference({0: 1, 1: 2}, {0: 1, 7: 2}), ValueError, "b: lacks 1, which a has"),
+        (lambda: difference({0: 1, 1: 2}, {0: 1, 1: 3, 7: 2}), ValueError, "a: lacks 7, which b"),
+        (lambda: difference({0: 1, 1: 2}, [1, 2]), TypeError, "two mappings, .* dict and a list"),
+        (lambda: difference([1, 2], [np.nan, 2]), ValueError, "b: expected finite .* nan at 0"),
+        (lambda: difference([1, 2], method="bcaa"), ValueError, "method: .*did you mean 'bca'"),
+        (lambda: difference([1, 2], resamples=0), ValueError, "resamples: expected at least 1"),
+        (lambda: difference([1, 2], statistic=np.mean), ValueError, "method: a statistic is boot"),
+        (
+            lambda: difference([1], statistic=np.mean, method="bca"),
+            ValueError,
+            "a: expected the rows of at least 2 examples",
+        ),
+        (
+            lambda: difference([1, 2], statistic=lambda rows: np.nan, method="percentile"),
+            ValueError,
+            "statistic: expected finite numbers",
+        ),
+    ],
+)
+def test_difference_refuses(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# tables
+
+
+RUNS = pd.DataFrame(
+    {
+        "optimizer": ["adam"] * 4 + ["lars"] * 4 + ["sgd"] * 4,
+        "seed": [0, 1, 2, 3, 3, 2, 1, 0, 1, 0, 2, 3],
+        "accuracy": draw(12, 0),
+        "iou": draw(12, 1),
+    }
+)
+
+
+def test_interval_table_is_text():
+    table = interval_table(RUNS, "optimizer", ["iou"])
+    part = RUNS[RUNS.optimizer == "lars"].iou
+    assert table.loc["lars", "iou"] == f"{seed_interval(part):.3f}"
+
+
+def test_paired_table_pairs_by_seed_whatever_the_order():
+    table = paired_table(RUNS, by="optimizer", baseline="adam", columns=["accuracy", "iou"])
+    assert table.columns.to_list() == ["optimizer", "measure", "mean", "low", "high", "pairs"]
+    assert table["optimizer"].to_list() == ["lars", "lars", "sgd", "sgd"]
+    assert table["measure"].to_list() == ["accuracy", "iou"] * 2
+    assert (table["pairs"] == 4).all()
+    wide = RUNS.pivot(index="seed", columns="optimizer", values="iou")
+    known = seed_interval(wide["sgd"] - wide["adam"])
+    assert Interval(*table.loc[3, ["mean", "low", "high"]]) == pytest.approx(known)
+
+
+def test_paired_table_takes_the_options_of_difference():
+    options = {"method": "percentile", "resamples": 200, "seed": 3}
+    table = paired_table(
+        RUNS.rename(columns={"seed": "image"}),
+        by="optimizer",
+        baseline="lars",
+        columns=["iou"],
+        paired_by="image",
+        **options,
+    )
+    wide = RUNS.pivot(index="seed", columns="optimizer", values="iou")
+    # in the order of the condition's own rows
+    order = RUNS[RUNS.optimizer == "adam"].seed
+    known = difference(wide["adam"][order], wide["lars"][order], **options)
+    assert Interval(*table.loc[0, ["mean", "low", "high"]]) == pytest.approx(known)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(index=5), "'lars': lacks 2, which 'adam' has"),
+        (lambda t: t.drop(index=[0, 2]), "'adam': lacks 2, 0, which 'lars' has"),
+        (
+            lambda t: pd.concat([t, t.iloc[5:6]]),
+            "one row for each seed of 'lars', got several of 2",
+        ),
+        (lambda t: t.assign(iou=t.iou.where(t.index != 6)), "missing value, .*'seed': 1"),
+        (lambda t: t[t.optimizer == "adam"], "a condition beside 'adam'"),
+        (lambda t: t[t.optimizer != "adam"], "baseline: expected one of lars, sgd"),
+        (lambda t: t.drop(columns="iou"), "table: column: expected one of .*, got 'iou'"),
+        (lambda t: t[t.seed == 0], "a: expected at least 2 numbers"),
+    ],
+)
+def test_paired_table_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        paired_table(change(RUNS), by="optimizer", baseline="adam", columns=["iou"])
