@@ -14,7 +14,7 @@ import os
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import pandas as pd
@@ -40,7 +40,7 @@ By = Literal["epoch", "step"]
 Precision = Literal["no", "bf16", "fp16"]
 Device = Literal["auto", "cpu"]
 Mode = Literal["min", "max"]
-TAKEN = {"epoch", "step", "learning_rate", "gradient_norm"}
+COLUMNS = {"epoch", "step", "learning_rate", "gradient_norm"}
 LIMITS = {"epochs", "steps", "patience"}
 READ_EVERY = 200
 Made = TypeVar("Made")
@@ -229,7 +229,7 @@ def fit(
 
     Raises:
         DivergenceError: (a ``FloatingPointError``) for a loss or gradient norm that is NaN or
-            infinite, before it reaches the weights on a CPU, at most 100 steps later elsewhere,
+            infinite, before it reaches the weights on a CPU, at most 200 steps later elsewhere,
             and always before it reaches a checkpoint.
         ValueError: for arguments that do not fit each other, or a checkpoint that is damaged or
             of a run with another model, optimizer, seed, number of batches or setting.
@@ -271,45 +271,51 @@ def fit(
         _mode(model, training=True),
     ):
         objective = accelerator.prepare(_Objective(model, loss))
-        scaler = accelerator.scaler  # of the loss, in fp16
+        scaler = accelerator.scaler  # of the loss, in fp16; else None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if optimizer.state:
+            optimizer.load_state_dict(optimizer.state_dict())  # where the parameters are now
+        optimizer.zero_grad()
         run = _Run(epochs, steps, patience)
         averages = _Averages(run, accelerator)
-        holders = {"run": run, "model": model, "optimizer": optimizer, "schedule": schedule}
-        holders |= {"scaler": scaler}
-        holders |= {f"stateful {i}": each for i, each in enumerate(stateful)}
+        kept = {"run": run, "model": model, "optimizer": optimizer, "schedule": schedule}
+        kept |= {"scaler": scaler, **{f"stateful {i}": each for i, each in enumerate(stateful)}}
         configuration = _configuration(accelerator, model, optimizer, schedule, settings)
-        random_state = _load(path, configuration, holders, accelerator) if resume else None
+        random_state = _load(path, configuration, kept, accelerator) if resume else None
+        if epochs is not None and run.epoch > epochs:
+            raise ValueError(f"epochs: {path} holds {run.epoch} of them already, got {epochs}")
         started = time.perf_counter() - run.seconds
 
         def save() -> None:
             if path is not None:
                 averages.read()
                 run.seconds = time.perf_counter() - started
-                _save(path, configuration, holders, accelerator)
+                _save(path, configuration, kept, accelerator)
 
         def step(group: list[Any]) -> None:
-            for number, whole in enumerate(group, start=1):
-                batch, rows, share = _share(whole, accelerator)
-                on_one = number < len(group)  # gradients meet in the last backward pass alone
-                with accelerator.no_sync(objective) if on_one else contextlib.nullcontext():
-                    losses = objective(batch)
-                    averages.add(losses, run.step + 1, weight=rows)
-                    if backward is None:
-                        accelerator.backward(losses["loss"] * (share / len(group)))
-            report = backward(losses) if backward is not None else None
-            averages.add(report or {}, run.step + 1, watched=False)
+            run.step, run.batch = run.step + 1, run.batch + len(group)
             run.learning_rate = float(optimizer.param_groups[0]["lr"])
-            updated = report is None or report.get("accepted", True)
-            if updated and clip is not None:
-                accelerator.unscale_gradients(optimizer)
-                norm = nn.utils.clip_grad_norm_(parameters, clip)
-                averages.add({"gradient_norm": norm}, run.step + 1, watched=scaler is None)
-            overflow = updated and _update(optimizer, scaler)
+            for number, whole in enumerate(group, start=1):
+                batch, rows, weight = _share(whole, accelerator)
+                more = number < len(group)  # processes exchange gradients with the last batch
+                with accelerator.no_sync(objective) if more else contextlib.nullcontext():
+                    losses = objective(batch)
+                    averages.add(losses, weight=rows)
+                    if backward is None:
+                        accelerator.backward(losses["loss"] * (weight / len(group)))
+            report = (backward(losses) or {}) if backward is not None else {}
+            _require_new(report, losses.keys() | COLUMNS, "backward")
+            averages.add(report, watched=False)
+            overflow = False
+            if report.get("accepted", True):
+                if clip is not None:
+                    accelerator.unscale_gradients(optimizer)
+                    norm = nn.utils.clip_grad_norm_(parameters, clip)
+                    averages.add({"gradient_norm": norm}, watched=scaler is None)
+                overflow = _update(optimizer, scaler)
             optimizer.zero_grad()
             if schedule_by == "step" and not overflow:
                 _advance(schedule)
-            run.step, run.batch = run.step + 1, run.batch + len(group)
             if after_step is not None:
                 after_step(run.step)
 
@@ -411,19 +417,19 @@ class _Averages:
     makes a GPU wait.
     """
 
+    AT_ONCE = frozenset({"cpu"})
+
     def __init__(self, run: _Run, accelerator: Accelerator) -> None:
         self.run, self.accelerator = run, accelerator
         self.pending: list[tuple[str, int, Tensor, float, bool]] = []
-        at_once = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        at_once = accelerator.device.type in self.AT_ONCE and accelerator.num_processes == 1
         self.most = 1 if at_once else READ_EVERY
 
-    def add(
-        self, values: Mapping[str, Any], step: int, weight: float = 1, *, watched: bool = True
-    ) -> None:
-        """Note values of a step; a watched one has to be finite, another is left out where not."""
+    def add(self, values: Mapping[str, Any], *, weight: float = 1, watched: bool = True) -> None:
+        """Note values of this step. Watched ones have to be finite; else only finite ones count."""
         for name, value in values.items():
             tensor = torch.as_tensor(value, device=self.accelerator.device).detach()
-            self.pending.append((name, step, tensor, weight, watched))
+            self.pending.append((name, self.run.step, tensor, weight, watched))
         if len(self.pending) >= self.most:
             self.read()
 
@@ -433,19 +439,20 @@ class _Averages:
         if not pending:
             return
         values = torch.stack([entry[2] for entry in pending])
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         weights = torch.tensor([entry[3] for entry in pending]).to(values)
-        rows = self.accelerator.gather(torch.stack([values, weights])[None]).tolist()
+        table = self.accelerator.gather(torch.stack([values, weights])[None]).tolist()
         for column, (name, step, _, _, watched) in enumerate(pending):
-            for value, weight in ((row[0][column], row[1][column]) for row in rows):
+            for value, weight in ((process[0][column], process[1][column]) for process in table):
                 if math.isfinite(value):
                     total = self.run.sums.setdefault(name, [0.0, 0.0])
                     total[0] += value * weight
                     total[1] += weight
                 elif watched:
                     raise DivergenceError(
-                        f"{name} became {value} in step {step} (epoch {self.run.epoch + 1}); try "
-                        "a lower learning rate, clip=1.0 or precision='no', and look at the "
-                        "batch of that step",
+                        f"{name} became {value} in step {step} (epoch {self.run.epoch + 1}). Look "
+                        "at the batch of that step; or try a lower learning rate, clip=1.0 or "
+                        "precision='no'",
                         self.run.frame(self.run.seconds),
                     )
 
@@ -476,8 +483,7 @@ class _Objective(nn.Module):
         for name, value in losses.items():
             if not isinstance(value, Tensor) or value.dim():
                 raise ValueError(f"loss: expected {name!r} to be a scalar, got {describe(value)}")
-            if name in TAKEN:
-                raise ValueError(f"loss: {name!r} is a column of the history; name it otherwise")
+        _require_new(losses, COLUMNS, "loss")
         return losses
 
 
@@ -490,9 +496,14 @@ def _evaluate(
 ) -> dict[str, float]:
     """What ``evaluate`` finds; the main process has the say, so that all decide alike."""
     with _mode(model, training=False), torch.no_grad(), accelerator.autocast():
-        found = {name: float(value) for name, value in evaluate(model).items()}
-    for name in found.keys() & taken.keys():
-        raise ValueError(f"evaluate: {name!r} is a column of the training; name it otherwise")
+        found = evaluate(model)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"evaluate: expected named numbers, got {describe(found)}")
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"evaluate: expected a number as {name!r}, got {describe(value)}")
+    _require_new(found, taken, "evaluate")
+    found = {name: float(value) for name, value in found.items()}
     return broadcast_object_list([found])[0]
 
 
@@ -565,11 +576,11 @@ def _advance(schedule: LRScheduler | None, value: float | None = None) -> None:
 
 
 def _save(
-    path: pathlib.Path, configuration: Any, holders: Mapping[str, Any], accelerator: Accelerator
+    path: pathlib.Path, configuration: Any, kept: Mapping[str, Any], accelerator: Accelerator
 ) -> None:
     random_states = gather_object([_checkpoint.random_state(accelerator.device)])
     if accelerator.is_main_process:
-        states = {name: each.state_dict() for name, each in holders.items() if each is not None}
+        states = {name: each.state_dict() for name, each in kept.items() if each is not None}
         content = {"configuration": configuration, "states": states, "random": random_states}
         _checkpoint.write(path, content)
 
@@ -577,7 +588,7 @@ def _save(
 def _load(
     path: pathlib.Path | None,
     configuration: Any,
-    holders: Mapping[str, Any],
+    kept: Mapping[str, Any],
     accelerator: Accelerator,
 ) -> Any:
     """Take up a run where there is one; the random state of this process in it."""
@@ -586,7 +597,7 @@ def _load(
     content = _checkpoint.read(path)
     _checkpoint.require_same(path, content["configuration"], configuration)
     for name, state in content["states"].items():
-        holders[name].load_state_dict(state)
+        kept[name].load_state_dict(state)
     return content["random"][accelerator.process_index]
 
 
@@ -605,7 +616,7 @@ def _configuration(
         "device": accelerator.device.type,
         "schedule": type(schedule).__name__,
         "optimizer": f"{type(optimizer).__name__} of {groups} tensors",
-        **{f"optimizer's {name}": value for name, value in optimizer.defaults.items()},
+        **{f"optimizer's {k}": v for k, v in optimizer.defaults.items() if not callable(v)},
         **{f"model's {name}": describe(value) for name, value in model.state_dict().items()},
     }
     return {name: str(value) for name, value in described.items()}
@@ -687,16 +698,11 @@ def _check_arguments(
     settings: Mapping[str, Any],
 ) -> None:
     if not isinstance(model, nn.Module) or not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"fit: expected a module and an optimizer, got {type(model)}, {type(optimizer)}"
-        )
-    for name, choices in (
-        ("schedule_by", By),
-        ("precision", Precision),
-        ("mode", Mode),
-        ("device", Device),
-    ):
-        require_choice(settings[name], get_args(choices), name)
+        came = f"{type(model).__name__} and {type(optimizer).__name__}"
+        raise TypeError(f"fit: expected a torch module and an optimizer, got {came}")
+    kinds = {"schedule_by": By, "precision": Precision, "device": Device, "mode": Mode}
+    for name, kind in kinds.items():
+        require_choice(settings[name], get_args(kind), name)
     if (epochs is None) == (settings["steps"] is None):
         raise ValueError("fit: give either epochs or steps, and not both")
     _require_at_least(0, epochs=epochs, steps=settings["steps"], seed=settings["seed"])
@@ -734,6 +740,12 @@ def _check_arguments(
             "batches: a loader with a generator of its own cannot be taken up where it was; leave "
             "generator out, and seed orders it"
         )
+
+
+def _require_new(names: Iterable[str], taken: Container[str], by: str) -> None:
+    for name in names:
+        if name in taken:
+            raise ValueError(f"{by}: {name!r} is another column of the history; rename it")
 
 
 def _require_at_least(least: int, **values: int | None) -> None:
