@@ -153,7 +153,7 @@ class SequenceBatchNorm(nn.Module):
 
 
 class LayerNormLSTM(nn.Module):
-    r"""LSTM with layer normalisation of its gates and its cell (eq. 10 to 12).
+    r"""LSTM with layer normalisation of its gates and its cell (eq. 11 to 13).
 
     Equations 11, 12 and 3 of Wang et al. (2020), whose configuration is that of PyTorch's fastrnns
     benchmark: one norm over the four gates' input part, one over their recurrent part, one over
@@ -264,9 +264,9 @@ class LayerNormLSTM(nn.Module):
         w_x, w_h = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"weight_hh_l{layer}")
         outputs = []
         for from_x in self.norm_ih[layer](functional.linear(x, w_x)):
-            gates = from_x + norm_hh(functional.linear(h, w_h))  # eq. 10
+            gates = from_x + norm_hh(functional.linear(h, w_h))  # eq. 11
             i, f, g, o = gates.chunk(4, -1)
-            c = norm_cell(f.sigmoid() * c + i.sigmoid() * g.tanh())  # eq. 11
-            h = o.sigmoid() * c.tanh()  # eq. 12
+            c = norm_cell(f.sigmoid() * c + i.sigmoid() * g.tanh())  # eq. 12
+            h = o.sigmoid() * c.tanh()  # eq. 13
             outputs.append(h)
         return torch.stack(outputs), h, c

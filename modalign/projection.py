@@ -13,12 +13,12 @@ from modalign._checks import checked, describe, require_positive
 
 
 class RandomProjection(nn.Module):
-    r"""Multiply features by a sparse random matrix of signs (eq. 13 and 14; Achlioptas 2001).
+    r"""Multiply features by a sparse random matrix of signs (eq. 14 and 15; Achlioptas 2001).
 
     Equation 13 of Wang et al. (2020): entries are +sqrt(3) and -sqrt(3) with probability 1/6 each
     and 0 otherwise. The product is divided by sqrt(P), so that squared distances are right on
     average; for P = 300 a distance is off by a factor of about 1 +- sqrt(1/600) = 1 +- 0.04, and a
-    squared one by 1 +- sqrt(2/300) = 1 +- 0.08 (eq. 16).
+    squared one by 1 +- sqrt(2/300) = 1 +- 0.08 (eq. 17).
 
     ``matrix`` (P, D) is a buffer: it moves and is saved with the module, and has no gradient. Its
     signs come from the raw 64-bit integers of numpy's PCG64, whose stream is fixed for all
@@ -70,11 +70,11 @@ class RandomProjection(nn.Module):
                 f"x: expected {str(self.matrix.dtype).removeprefix('torch.')}, the matrix's dtype, "
                 f"got {describe(x)}; convert one with .to(dtype)"
             )
-        return functional.linear(x, self.matrix)  # eq. 14
+        return functional.linear(x, self.matrix)  # eq. 15
 
 
 def _signs(rows: int, columns: int, seed: int) -> Tensor:
-    """Signs of eq. 13: 1 and -1 with probability 1/6 each, 0 otherwise."""
+    """Signs of eq. 14: 1 and -1 with probability 1/6 each, 0 otherwise."""
     sides = np.random.PCG64(seed).random_raw(rows * columns) % 6  # a die for each entry
     signs = (sides == 0).astype(np.int8) - (sides == 1).astype(np.int8)
     return torch.from_numpy(signs.reshape(rows, columns))

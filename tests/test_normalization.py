@@ -327,7 +327,7 @@ def test_settings_of_batch_norm(options, message):
 
 
 def literal_lstm(lstm, x, h, c):
-    """Equations 10 to 12 for one layer, one sequence and one step at a time."""
+    """Equations 11 to 13 for one layer, one sequence and one step at a time."""
 
     def norm(z, layer_norm):
         z = (z - z.mean()) / (z.var(correction=0) + layer_norm.eps).sqrt()

@@ -84,7 +84,7 @@ def test_literal_equations():
 
 @pytest.mark.parametrize("x", [draw(1, 100), torch.eye(100)[:1], torch.ones(1, 100)])
 def test_squared_norms_are_right_on_average_and_spread_as_the_theory_says(x):
-    """Mean 1 and deviation sqrt(2 / P), for a one-hot vector as for a dense one (eq. 15, 16)."""
+    """Mean 1 and deviation sqrt(2 / P), for a one-hot vector as for a dense one (eq. 16, 17)."""
     ratios = torch.stack(
         [
             RandomProjection(100, 300, seed=s)(x).square().sum() / x.square().sum()

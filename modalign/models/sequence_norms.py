@@ -61,7 +61,7 @@ class Setting:
     unit: float = 1.0
     norm: Norm = "none"
     examples: int = 512
-    epochs: int = 15
+    epochs: int = 30
     batch_size: int = 32
     seed: int = 0
 
@@ -339,7 +339,7 @@ GRIDS: dict[str, dict[str, Sequence[Any]]] = {
         "kind": ["towers"],
         "optimizer": get_args(Optimizer),
         "unit": [1.0, 0.03, 0.001],
-        "epochs": [15],
+        "epochs": [30],
     },
     "sequences/norms": {
         "kind": ["sequences"],
@@ -350,9 +350,9 @@ GRIDS: dict[str, dict[str, Sequence[Any]]] = {
 }
 RATES = {
     "sequences/pace": {
-        "sgd": [0.003, 0.01, 0.03],
-        "adam": [0.003, 0.01, 0.03],
-        "lars": [0.007, 0.02, 0.05],
+        "sgd": [0.003, 0.01, 0.03, 0.1],
+        "adam": [0.001, 0.003, 0.01, 0.03],
+        "lars": [0.003, 0.007, 0.02, 0.05],
     },
     "sequences/norms": {"adam": [0.003, 0.01], "lars": [0.007, 0.02]},
 }
@@ -362,7 +362,7 @@ def settings(name: str, seeds: Iterable[int]) -> list[Setting]:
     """Every combination of a grid with every seed and every rate of its optimiser.
 
     >>> len(settings("sequences/pace", range(2)))
-    54
+    72
     """
     grid = GRIDS[name]
     return [
