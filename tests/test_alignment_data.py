@@ -18,7 +18,6 @@ from modalign.models.alignment_data import (
     clip_snippet_of,
     easier_yms_samples,
     make_sample,
-    one_second_each,
     pad,
     shapes_samples,
     yms_samples,
@@ -76,16 +75,19 @@ def test_blocks_hold_every_action_and_every_match_once(case, size, shortest):
 
 def sample_of(truth, snippets, changes=None):
     """A sample whose features are the numbers of its rows."""
-    clip_times, snippet_times = one_second_each(truth, snippets)
     parts = {
         "video": "0007",
         "clips": torch.arange(len(truth)).float()[:, None].expand(-1, 3),
         "snippets": torch.arange(snippets).float()[:, None].expand(-1, 2),
         "clip_snippet": truth,
-        "clip_times": clip_times,
-        "snippet_times": snippet_times,
+        "clip_times": seconds(len(truth)),
+        "snippet_times": seconds(snippets),
     }
     return make_sample(**(parts | (changes or {})))
+
+
+def seconds(number):
+    return np.stack([np.arange(number), np.arange(1, number + 1)], 1)
 
 
 def test_a_batch_is_padded_at_the_end():
@@ -125,8 +127,8 @@ BAD = [
     ({"clip_snippet": [0, -1, 2]}, "video 0007, clip 2: snippet 2 is none of the 2"),
     ({"clip_snippet": [1, -1, 0]}, "video 0007, clip 2: belongs to snippet 0, and one before"),
     ({"clip_times": np.array([[0, 5], [4, 9], [9, 10]])},
-     "video 0007, clip 1: starts at 4 ms, before the last ends at 5"),
-    ({"snippet_times": np.array([[0, 5], [9, 7]])}, "snippet 1: ends at 7 ms, starts at 9"),
+     "video 0007, clip 1: starts at 4, before the last ends at 5"),
+    ({"snippet_times": np.array([[0, 5], [9, 7]])}, "snippet 1: ends at 7, starts at 9"),
     ({"actions": [2, 0]}, "video 0007, clip 2: actions match it with snippet -1, truth is 1"),
     ({"actions": [2, 0, 1, 2, 1, 1]}, "remove 3 clips and 3 snippets, there are 3 and 2"),
     ({"actions": [2, 0, 7]}, "video 0007, actions: expected 0 to 4, got 7"),

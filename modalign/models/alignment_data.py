@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from modalign._checks import checked
 from modalign.data import load
 from modalign.data.shapes import COLOURS, SHAPES, SIZES, Clip, Split, sample_sequence
+from modalign.metrics import times_of, times_of_matches
 from modalign.models.neumatch import walk
 
 POP_CLIP, POP_SNIPPET, MATCH_RETAIN, MATCH = range(4)
@@ -37,8 +38,8 @@ class Sample:
         snippets: features of M snippets.
         clip_snippet: the snippet that each clip belongs to, -1 for none.
         actions: that lead there.
-        clip_times: start and end of each clip, in milliseconds.
-        snippet_times: start and end of each snippet; equal where it has no clip.
+        clip_times: start and end of each clip.
+        snippet_times: start and end of each snippet, in the same unit; equal where it has no clip.
     """
 
     video: str
@@ -46,8 +47,8 @@ class Sample:
     snippets: Float[Tensor, "m e"]
     clip_snippet: Int[Tensor, " n"]
     actions: Int[Tensor, " a"]
-    clip_times: Int[Tensor, "n 2"]
-    snippet_times: Int[Tensor, "m 2"]
+    clip_times: Float64[np.ndarray, "n 2"]
+    snippet_times: Float64[np.ndarray, "m 2"]
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -142,8 +143,8 @@ def make_sample(
         clips: features, a row a clip.
         snippets: features, a row a snippet.
         clip_snippet: the snippet of each clip, -1 for none.
-        clip_times: start and end of each clip, in milliseconds.
-        snippet_times: start and end of each snippet.
+        clip_times: start and end of each clip.
+        snippet_times: start and end of each snippet, in the same unit.
         actions: an alignment with three actions; made by :func:`actions_of` by default.
         longest: most clips and snippets together. A batch of B such samples takes about
             B longest^2 numbers when it trains: 100 MB a sample at the default.
@@ -187,8 +188,8 @@ def make_sample(
         snippets,
         torch.tensor(clip_snippet),
         torch.tensor(walked if actions is None else list(actions)),
-        torch.as_tensor(np.asarray(clip_times)),
-        torch.as_tensor(np.asarray(snippet_times)),
+        np.asarray(clip_times, float),
+        np.asarray(snippet_times, float),
     )
 
 
@@ -197,10 +198,10 @@ def _require_order(video: str, what: str, times: np.ndarray) -> None:
     end = None
     for row, (start, stop) in enumerate(np.asarray(times).tolist()):
         if stop < start:
-            raise ValueError(f"video {video}, {what} {row}: ends at {stop} ms, starts at {start}")
+            raise ValueError(f"video {video}, {what} {row}: ends at {stop:g}, starts at {start:g}")
         if end is not None and start < end:
             raise ValueError(
-                f"video {video}, {what} {row}: starts at {start} ms, before the last ends at {end}"
+                f"video {video}, {what} {row}: starts at {start:g}, before the last ends at {end:g}"
             )
         end = stop
 
@@ -366,10 +367,6 @@ def _vectors(vectoriser: TfidfVectorizer, texts: Sequence[str], width: int) -> T
     return torch.nn.functional.pad(found, (0, width - found.shape[1]))
 
 
-def _times(rows: Sequence[Mapping[str, int]]) -> np.ndarray:
-    return np.array([[row["start"], row["end"]] for row in rows], int).reshape(-1, 2)
-
-
 def yms_samples(
     split: str,
     *,
@@ -436,11 +433,12 @@ def easier_yms_samples(
     for sample, copy in itertools.product(train, range(copies)):
         name = f"{sample.video} easier {copy}"
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        truth: list[int] = []
-        for snippet in range(len(sample.snippets)):
-            truth += [-1] * int(rng.random() < 0.2) + [snippet] * int(rng.random() < 0.8)
-        truth = truth or [0]
-        clip_times, snippet_times = one_second_each(truth, len(sample.snippets))
+        told = len(sample.snippets)
+        alone, shown = rng.random((2, told)) < [[0.2], [0.8]]
+        shown[rng.integers(told)] = True
+        pairs = np.stack([np.where(alone, -1, -2), np.where(shown, np.arange(told), -2)], 1)
+        truth = pairs[pairs > -2].tolist()  # before each snippet's clip one that has none, perhaps
+        clip_times, snippet_times = times_of_matches(np.arange(told)[:, None] == truth)
         made.append(
             make_sample(
                 name,
@@ -473,8 +471,8 @@ def _yms_sample(
         clips,
         told,
         row["clip_snippet"],
-        clip_times=_times(row["clips"]),
-        snippet_times=_times(row["snippets"]),
+        clip_times=times_of(row["clips"]),
+        snippet_times=times_of(row["snippets"]),
         longest=longest,
     )
 
@@ -538,7 +536,7 @@ def shapes_samples(
         clips = signal + noise * 0.5**0.5 * torch.randn(signal.shape, generator=random)
         shown = sequence.matches.any(0)
         truth = np.where(shown, sequence.matches.argmax(0), -1).tolist()
-        clip_times, snippet_times = one_second_each(truth, len(texts))
+        clip_times, snippet_times = times_of_matches(sequence.matches)
         made.append(
             make_sample(
                 f"{split} {index}",
@@ -551,23 +549,6 @@ def shapes_samples(
             )
         )
     return made
-
-
-def one_second_each(clip_snippet: Sequence[int], snippets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times of clips of one second, and of the snippets that they show.
-
-    A snippet lasts from its first to its last clip, and no time where it has none.
-
-    >>> one_second_each([0, 0, -1, 2], 3)[1].tolist()
-    [[0, 2000], [2000, 2000], [3000, 4000]]
-    """
-    clips = 1000 * np.stack([np.arange(len(clip_snippet)), np.arange(1, len(clip_snippet) + 1)], 1)
-    times, end = [], 0
-    for snippet in range(snippets):
-        own = clips[np.asarray(clip_snippet) == snippet]
-        start, end = (int(own[0, 0]), int(own[-1, 1])) if len(own) else (end, end)
-        times.append((start, end))
-    return clips, np.array(times)
 
 
 @functools.cache
