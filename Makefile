@@ -40,6 +40,7 @@ test: lint
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
 
 env: $(VENV)/.has-book

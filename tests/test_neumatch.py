@@ -36,9 +36,9 @@ def literal_stack(stack, inputs):
 
 def literal_positions(clip, snippet, clips, snippets):
     left, used = [clips - clip + 1, snippets - snippet + 1], [clip + 1, snippet + 1]
-    counts = [left[0], used[0], left[1], used[1]]
-    ratios = [left[0] / left[1], used[0] / used[1]]
-    return torch.tensor([*counts, *(1 / each for each in counts), *ratios])
+    parts = [left[0] / (clips + 1), left[1] / (snippets + 1)]
+    ratios = [*parts, left[0] / left[1], used[0] / used[1]]
+    return torch.tensor([*left, *ratios, *(1 / each for each in ratios)])
 
 
 class Literal:
@@ -173,7 +173,8 @@ def one_layer(lstm, layer):
     return one
 
 
-LENGTHS = [(9, 6), (1, 4), (5, 1), (12, 8)]
+# more than run through an LSTM together
+LENGTHS = [(9, 6), (1, 4), (5, 1), (12, 8), (3, 3), (7, 2), (2, 2), (10, 3), (4, 9), (6, 6)]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
