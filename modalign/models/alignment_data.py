@@ -517,7 +517,8 @@ def shapes_samples(
         seed: of the world and the noise; sample i depends on (seed, i) alone.
         noise: relative to the signal.
         clip_width: of the clip features.
-        text_width: of the TF-IDF features, fitted to 200 sequences of the training split.
+        text_width: of the TF-IDF features, fitted to 100 sequences of world 0, whose grammar is
+            that of all.
         longest: as in :func:`make_sample`.
         **options: of :func:`modalign.data.shapes.sample_sequence`. :data:`EASIER` is a set of
             options that makes an easier world.
@@ -525,7 +526,7 @@ def shapes_samples(
     >>> [sample.lengths for sample in shapes_samples(2, events=5)]
     [(10, 3), (4, 3)]
     """
-    vectoriser = _shapes_vectoriser(seed, text_width)
+    vectoriser = _shapes_vectoriser(text_width)
     made = []
     for index in range(number):
         sequence = sample_sequence(seed, index, split=split, **options)
@@ -558,6 +559,6 @@ def _camera(seed: int, inputs: int, width: int) -> Tensor:
 
 
 @functools.cache
-def _shapes_vectoriser(seed: int, width: int) -> TfidfVectorizer:
-    sequences = [sample_sequence(seed, index) for index in range(200)]
+def _shapes_vectoriser(width: int) -> TfidfVectorizer:
+    sequences = [sample_sequence(0, index) for index in range(100)]
     return text_vectoriser([each.text for seq in sequences for each in seq.snippets], width)
