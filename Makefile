@@ -41,6 +41,7 @@ bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
 
 env: $(VENV)/.has-book

@@ -1,0 +1,547 @@
+"""NeuMATCH: two sequences aligned by a network that reads four stacks and chooses the next action.
+
+After Dogan et al. (2018), with the random projection, the sequence-wise batch normalisation and the
+sizes of Wang et al. (2020); equation numbers are those of the latter, "the paper" below.
+
+An alignment is a list of actions. Each looks at the topmost clip and the topmost snippet and
+removes one of them or both; some match the two first. Letters: B samples, N clips and M snippets
+(padded at the end), A actions (padded with -1), P = 300 the width of the Video and Text Stacks.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from modalign._checks import checked, require_choice, require_finite
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+from modalign.projection import RandomProjection
+
+Normalization = Literal["sbn", "ln2", "ln4"]
+
+ACTIONS = ("pop clip", "pop snippet", "match, retain snippet", "match", "match, retain clip")
+"""The five actions. The first three suffice where a clip has one snippet at most."""
+
+# a row an action: does it remove the clip, does it remove the snippet, does it match the two?
+EFFECTS = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]])
+
+
+class Walk(NamedTuple):
+    """What lies on top before each action, for A actions of B samples.
+
+    Attributes:
+        cursors: (B, A, 2), clips and snippets removed so far: the places of the topmost ones.
+        matched: (B, A), whether the action matches the two.
+        after: (B, 2), clips and snippets removed in all.
+    """
+
+    cursors: Int[Tensor, "b a 2"]
+    matched: Bool[Tensor, "b a"]
+    after: Int[Tensor, "b 2"]
+
+
+@checked
+def walk(actions: Int[Tensor, "b a"]) -> Walk:
+    """Follow lists of actions, padded with -1 at the end. O(B A).
+
+    >>> walk(torch.tensor([[0, 2, 1, 2]])).cursors.tolist()
+    [[[0, 0], [1, 0], [2, 0], [2, 1]]]
+    """
+    taken = actions >= 0
+    effects = EFFECTS.to(actions.device)[actions.clamp(min=0)] * taken[..., None]
+    after = effects[..., :2].cumsum(1)
+    return Walk(after - effects[..., :2], effects[..., 2].bool(), effects[..., :2].sum(1))
+
+
+class Alignment(NamedTuple):
+    """What greedy inference found.
+
+    Attributes:
+        actions: (B, A), padded with -1 at the end.
+        matches: (B, N, M), which clip was matched with which snippet.
+    """
+
+    actions: Int[Tensor, "b a"]
+    matches: Bool[Tensor, "b n m"]
+
+    @property
+    def clip_snippet(self) -> Int[Tensor, "b n"]:
+        """The snippet of each clip (the first, where five actions gave it several); -1 for none."""
+        return torch.where(self.matches.any(2), self.matches.int().argmax(2), -1)
+
+
+class FixedInput(nn.Module):
+    """What happens to features before anything is trained: projection, then standardisation.
+
+    Args:
+        width: of the features.
+        projected: width after the random projection (eq. 13), None for no projection.
+        seed: of the projection.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, projected: int | None, seed: int) -> None:
+        super().__init__()
+        self.project = (
+            nn.Identity() if projected is None else RandomProjection(width, projected, seed=seed)
+        )
+        self.width = projected or width
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("std", torch.ones(self.width))
+
+    @torch.no_grad()
+    def fit(self, x: Float[Tensor, "n d"]) -> None:
+        """Take mean and standard deviation of features, a row each; a constant one is centred."""
+        z = self.project(x)
+        std, self.mean = torch.std_mean(z, 0, correction=0)
+        self.std = torch.where(std > 1e-6 * (1 + self.mean.abs()), std, 1.0)
+
+    @torch.no_grad()
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows q"]:
+        """Zero mean and unit variance over what it was fitted to."""
+        return (self.project(x) - self.mean) / self.std
+
+
+def _lstm(inputs: int, hidden: int, layers: int, layer_norm: bool) -> nn.Module:
+    """LSTM (eq. 1 to 3), or one with layer normalisation in its gates (eq. 11 and 12)."""
+    if layer_norm:
+        return LayerNormLSTM(inputs, hidden, layers, batch_first=True)
+    return nn.LSTM(inputs, hidden, layers, batch_first=True)
+
+
+class SequenceStack(nn.Module):
+    """The Video or the Text Stack: FC layers, an LSTM that runs backward, normalised outputs.
+
+    Sequences are reversed before the LSTM, so that their padding comes last and needs no packing.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, full: bool, fc: int, normalization: str | None
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(width, hidden, bias=False), nn.ReLU()] if full else []
+        for i in range(fc):
+            layers += [nn.Linear(width if i == 0 and not full else hidden, hidden), nn.ReLU()]
+        self.fc = nn.Sequential(*layers)
+        self.lstm = _lstm(hidden, hidden, 2, normalization in ("ln2", "ln4"))
+        self.norm = SequenceBatchNorm(hidden) if normalization == "sbn" else None
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b t p"]:
+        """Hidden states, the one of the last element first."""
+        step = torch.arange(x.shape[1], device=x.device)
+        back = (lengths[:, None] - 1 - step).clamp(min=0)
+        hidden = self._recur(_pick(x, back), lengths)
+        return hidden if self.norm is None else self.norm(hidden, lengths)
+
+    def _recur(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """FC and LSTM over sequences of like length: a CPU is spared most of the padding."""
+        if x.device.type != "cpu" or not isinstance(self.lstm, nn.LSTM):
+            return self.lstm(self.fc(x))[0]
+        order = lengths.argsort(descending=True, stable=True)
+        parts = []
+        for rows in order.split(_TOGETHER):
+            longest = int(lengths[rows[0]])
+            hidden, _ = self.lstm(self.fc(x[:, :longest].index_select(0, rows)))
+            parts.append(nn.functional.pad(hidden, (0, 0, 0, x.shape[1] - longest)))
+        return torch.cat(parts).index_select(0, order.argsort())
+
+
+# sequences that run through an LSTM together on a CPU; a quarter of the paper's batch
+_TOGETHER = 8
+
+State = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class SmallStack(nn.Module):
+    """The Action or the Matched Stack: two LSTM layers, whose hidden states are added."""
+
+    def __init__(self, inputs: int, hidden: int, *, layer_norm: bool) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.first = _lstm(inputs, hidden, 1, layer_norm)
+        self.second = _lstm(hidden, hidden, 1, layer_norm)
+
+    def start(self, like: Tensor) -> State:
+        """The empty stack, for a batch (B, T, P)."""
+        zeros = like.new_zeros(1, len(like), self.hidden)
+        return (zeros, zeros), (zeros, zeros)
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], state: State
+    ) -> tuple[Float[Tensor, "b t p"], State]:
+        """Outputs after each of T more inputs, and the state after the last."""
+        first, after_first = self.first(x, state[0])
+        second, after_second = self.second(first, state[1])
+        return first + second, (after_first, after_second)
+
+
+def _map(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply a function to the corresponding tensors of states."""
+    (h1, c1), (h2, c2) = (
+        [function(*parts) for parts in zip(*layer, strict=True)]
+        for layer in zip(*states, strict=True)
+    )
+    return (h1, c1), (h2, c2)
+
+
+def positions(
+    cursors: Int[Tensor, "b a 2"], lengths: Int[Tensor, "b 2"]
+) -> Float[Tensor, "b a 10"]:
+    """Ten numbers that say how far both sequences are.
+
+    The paper names elements left, elements already used, ratios and reciprocals. These are, for
+    clips and snippets: how many are left; the part that is left, and its reciprocal; and the ratio
+    clips to snippets of what is left and of what is used, and its reciprocal. One is added to each
+    count, so that nothing divides by zero.
+    """
+    total, left, used = lengths[:, None] + 1.0, lengths[:, None] - cursors + 1.0, cursors + 1.0
+    across = torch.stack([left, used], -1)  # (B, A, clips or snippets, left or used)
+    ratios = torch.cat([left / total, across[:, :, 0] / across[:, :, 1]], -1)
+    return torch.cat([left, ratios, 1 / ratios], -1)
+
+
+class NeuMATCH(nn.Module):
+    r"""The alignment network (section 3.1), by default the paper's best: RP + SBN.
+
+    At each step the topmost clip and snippet, as the Video and the Text Stack see them with all
+    that follows, the Action Stack, the Matched Stack and ten positional features make a vector,
+    which two FC layers classify into one of the actions. A teacher-forced pass costs
+    O(B (N + M) P^2) for the stacks and O(B A^2 P) for the means of matched clips; only slots of
+    the Matched Stack are looped over. :meth:`align` costs O(B (N + M) P^2) in N + M steps.
+
+    Args:
+        clip_features: width of a clip's features (paper: Faster R-CNN, 2048).
+        text_features: width of a snippet's features (paper: BERT, 768).
+        hidden: width P of the Video and Text Stacks (paper: 300).
+        action_hidden: of the Action Stack (paper: 8).
+        matched_hidden: of the Matched Stack (paper: 20).
+        num_actions: the first so many of :data:`ACTIONS`, 3 or 5.
+        projection: reduce features to P by a fixed random matrix (section 3.5); else by a trained
+            one without bias ("Full" in Table 5).
+        normalization: ``"sbn"`` at the output of the Video and Text Stacks (section 3.3),
+            ``"ln2"`` or ``"ln4"`` inside the LSTMs of these two or of all four stacks (2xLN and
+            4xLN, section 3.4), or None.
+        seed: of the random projection; other weights come from torch's generator.
+
+    Raises:
+        ValueError: for another number of actions or an unknown normalisation.
+
+    >>> model = NeuMATCH()
+    >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
+    3408415
+    >>> clips, snippets, two = torch.rand(1, 2, 2048), torch.rand(1, 2, 768), torch.tensor([2])
+    >>> model(clips, two, snippets, two, torch.tensor([[2, 1, 2]])).shape
+    torch.Size([1, 3, 3])
+    >>> model.eval().align(clips, two, snippets, two).clip_snippet.shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        clip_features: int = 2048,
+        text_features: int = 768,
+        *,
+        hidden: int = 300,
+        action_hidden: int = 8,
+        matched_hidden: int = 20,
+        num_actions: int = 3,
+        projection: bool = True,
+        normalization: Normalization | None = "sbn",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_actions not in (3, 5):
+            raise ValueError(f"num_actions: expected 3 or 5, got {num_actions}")
+        if normalization is not None:
+            require_choice(normalization, get_args(Normalization), "normalization")
+        self.num_actions = num_actions
+        projected = hidden if projection else None
+        self.clip_input = FixedInput(clip_features, projected, 2 * seed)
+        self.text_input = FixedInput(text_features, projected, 2 * seed + 1)
+        self.video, self.text = (
+            SequenceStack(
+                fixed.width, hidden, full=not projection, fc=fc, normalization=normalization
+            )
+            for fixed, fc in ((self.clip_input, 2), (self.text_input, 1))
+        )
+        layer_norm = normalization == "ln4"
+        self.action = SmallStack(num_actions, action_hidden, layer_norm=layer_norm)
+        self.match = SmallStack(2 * hidden, matched_hidden, layer_norm=layer_norm)
+        state = 2 * hidden + action_hidden + matched_hidden + 10
+        self.classify = nn.Sequential(
+            nn.Linear(state, hidden), nn.ReLU(), nn.Linear(hidden, num_actions)
+        )
+        self.apply(_initialise)
+
+    def fit_inputs(self, clips: Float[Tensor, "n d"], snippets: Float[Tensor, "m e"]) -> None:
+        """Standardise by these features, a row each: those of the training set."""
+        self.clip_input.fit(clips)
+        self.text_input.fit(snippets)
+
+    def forward(
+        self,
+        clips: Float[Tensor, "b n d"],
+        clip_lengths: Int[Tensor, " b"],
+        snippets: Float[Tensor, "b m e"],
+        snippet_lengths: Int[Tensor, " b"],
+        actions: Int[Tensor, "b a"],
+    ) -> Float[Tensor, "b a k"]:
+        """Logits of each action, given the true ones before it (teacher forcing).
+
+        Args:
+            clips: features, padded at the end.
+            clip_lengths: numbers of clips, at least 1.
+            snippets: features, padded at the end.
+            snippet_lengths: numbers of snippets, at least 1.
+            actions: of the truth, padded with -1 at the end.
+
+        Raises:
+            ValueError: where shapes, lengths or actions do not fit one another, or a feature is
+                NaN or infinite.
+        """
+        require_finite(clips, "clips")
+        require_finite(snippets, "snippets")
+        seen, told = self.clip_input(clips), self.text_input(snippets)
+        return self.score(seen, clip_lengths, told, snippet_lengths, actions)
+
+    @checked
+    def score(
+        self,
+        clips: Float[Tensor, "b n q"],
+        clip_lengths: Int[Tensor, " b"],
+        snippets: Float[Tensor, "b m r"],
+        snippet_lengths: Int[Tensor, " b"],
+        actions: Int[Tensor, "b a"],
+    ) -> Float[Tensor, "b a k"]:
+        """:meth:`forward` of features that went through ``clip_input`` and ``text_input`` before.
+
+        Training does that once, as these two do not learn.
+        """
+        _require_lengths(clip_lengths, clips.shape[1], "clip_lengths")
+        _require_lengths(snippet_lengths, snippets.shape[1], "snippet_lengths")
+        lengths = torch.stack([clip_lengths, snippet_lengths], 1)
+        trail = walk(actions)
+        _require_fit(actions, trail, lengths, self.num_actions)
+        video, text = self.encode(clips, clip_lengths, snippets, snippet_lengths)
+        tops = [
+            _top(stack, length, trail.cursors[..., side])
+            for side, (stack, length) in enumerate([(video, clip_lengths), (text, snippet_lengths)])
+        ]
+        history = self._teacher_forced(trail, *tops)
+        one_hot = nn.functional.one_hot(actions.clamp(min=0), self.num_actions).to(video.dtype)
+        past, _ = self.action(one_hot, self.action.start(one_hot))
+        state = [*tops, _shift(past), _shift(history), positions(trail.cursors, lengths)]
+        return self.classify(torch.cat(state, -1))
+
+    def encode(
+        self, clips: Tensor, clip_lengths: Tensor, snippets: Tensor, snippet_lengths: Tensor
+    ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b m p"]]:
+        """Outputs of the Video and the Text Stack, the last element of each sequence first."""
+        return self.video(clips, clip_lengths), self.text(snippets, snippet_lengths)
+
+    def _teacher_forced(
+        self, trail: Walk, clip: Float[Tensor, "b a p"], snippet: Float[Tensor, "b a p"]
+    ) -> Float[Tensor, "b a h"]:
+        """Output of the Matched Stack after each action, given what was on top before it.
+
+        A slot is a snippet with its clips (or a clip with its snippets). Within it the stack is
+        what the slot's means make of the state before it, so that a state is needed for each slot
+        and not for each match.
+        """
+        slot, new = _slots(trail)
+        steps = torch.arange(slot.shape[1], device=slot.device)
+        same = (slot[:, :, None] == slot[:, None, :]) & (steps <= steps[:, None])  # (B, A, A)
+        means = torch.cat(
+            [_masked_mean(same & new[:, None, :, i], x) for i, x in enumerate([clip, snippet])], -1
+        )
+        count = int(slot.max()) + 1
+        # where each slot ends: the last step that belongs to it
+        ends = torch.where(
+            slot[:, None, :] == torch.arange(max(count, 1), device=slot.device)[:, None], steps, 0
+        ).amax(2)
+        finals = _pick(means, ends)
+        states = [self.match.start(finals)]
+        for s in range(count - 1):
+            states.append(self.match(finals[:, s : s + 1], states[-1])[1])
+        before = _map(
+            lambda *parts: _pick(torch.cat(parts).transpose(0, 1), slot.clamp(min=0)).flatten(0, 1)[
+                None
+            ],
+            *states,
+        )
+        output, _ = self.match(means.flatten(0, 1)[:, None], before)
+        return output.view(*slot.shape, -1) * (slot >= 0)[..., None]
+
+    @torch.no_grad()
+    def align(
+        self,
+        clips: Float[Tensor, "b n d"],
+        clip_lengths: Int[Tensor, " b"],
+        snippets: Float[Tensor, "b m e"],
+        snippet_lengths: Int[Tensor, " b"],
+    ) -> Alignment:
+        """Choose the likeliest action at each step, until a sample has no clip or no snippet left.
+
+        Call it in evaluation mode; a sample's alignment does not depend on the others' then.
+        Arguments and errors are those of :meth:`forward`.
+        """
+        require_finite(clips, "clips")
+        require_finite(snippets, "snippets")
+        return self.align_reduced(
+            self.clip_input(clips), clip_lengths, self.text_input(snippets), snippet_lengths
+        )
+
+    @checked
+    @torch.no_grad()
+    def align_reduced(
+        self,
+        clips: Float[Tensor, "b n q"],
+        clip_lengths: Int[Tensor, " b"],
+        snippets: Float[Tensor, "b m r"],
+        snippet_lengths: Int[Tensor, " b"],
+    ) -> Alignment:
+        """:meth:`align` of features that went through ``clip_input`` and ``text_input`` before."""
+        _require_lengths(clip_lengths, clips.shape[1], "clip_lengths")
+        _require_lengths(snippet_lengths, snippets.shape[1], "snippet_lengths")
+        lengths = torch.stack([clip_lengths, snippet_lengths], 1)
+        stacks = self.encode(clips, clip_lengths, snippets, snippet_lengths)
+        samples = torch.arange(len(clips), device=clips.device)
+        matches = clips.new_zeros(len(clips), clips.shape[1], snippets.shape[1], dtype=torch.bool)
+        cursor = torch.zeros_like(lengths)
+        memory = _Memory(self.match, stacks[0])
+        past, action_state = stacks[0].new_zeros(len(clips), 1, self.action.hidden), None
+        taken = []
+        while (active := (cursor < lengths).all(1)).any():
+            tops = [
+                _top(stack, lengths[:, side], cursor[:, None, side])
+                for side, stack in enumerate(stacks)
+            ]
+            state = [*tops, past, memory.output, positions(cursor[:, None], lengths)]
+            action = self.classify(torch.cat(state, -1))[:, 0].argmax(1)
+            effect = EFFECTS.to(action.device)[action] * active[:, None]
+            matched = effect[:, 2].bool()
+            matches[samples[matched], cursor[matched, 0], cursor[matched, 1]] = True
+            memory.add(matched, cursor, *tops)
+            one_hot = nn.functional.one_hot(action, self.num_actions).to(past.dtype)[:, None]
+            past, action_state = self.action(one_hot, action_state or self.action.start(one_hot))
+            taken.append(torch.where(active, action, -1))
+            cursor = cursor + effect[:, :2]
+        return Alignment(torch.stack(taken, 1), matches)
+
+
+class _Memory:
+    """The Matched Stack during inference: the open slot, and the state before it."""
+
+    def __init__(self, stack: SmallStack, like: Tensor) -> None:
+        self.stack = stack
+        self.before = self.now = stack.start(like)
+        self.output = like.new_zeros(len(like), 1, stack.hidden)
+        self.sums = [like.new_zeros(len(like), 1, like.shape[2]) for _ in range(2)]
+        self.counts = like.new_zeros(len(like), 2)
+        self.last = torch.full((len(like), 2), -1, device=like.device)
+
+    def add(self, matched: Tensor, cursor: Tensor, *tops: Tensor) -> None:
+        """Match what is on top where ``matched``: rewind to before its slot, and run again."""
+        if not matched.any():
+            return
+        same = cursor == self.last  # (B, 2): is it the clip, the snippet of the last match?
+        opens = matched & ~same.any(1)
+        self.before = _map(lambda a, b: torch.where(opens[:, None], a, b), self.now, self.before)
+        adds = matched[:, None] & ~same
+        self.counts = torch.where(opens[:, None], 0, self.counts) + adds
+        for side, top in enumerate(tops):
+            kept = torch.where(opens[:, None, None], 0, self.sums[side])
+            self.sums[side] = kept + top * adds[:, side, None, None]
+        self.last = torch.where(matched[:, None], cursor, self.last)
+        means = [
+            total / self.counts[:, side, None, None].clamp(min=1)
+            for side, total in enumerate(self.sums)
+        ]
+        output, now = self.stack(torch.cat(means, -1), self.before)
+        self.output = torch.where(matched[:, None, None], output, self.output)
+        self.now = _map(lambda a, b: torch.where(matched[:, None], a, b), now, self.now)
+
+
+def _slots(trail: Walk) -> tuple[Int[Tensor, "b a"], Bool[Tensor, "b a 2"]]:
+    """The latest slot after each action (-1 before the first), and what each match adds to it.
+
+    A match opens a slot unless it has the clip or the snippet of the match before it. It adds
+    its clip and its snippet, unless that match had added them.
+    """
+    steps = torch.arange(trail.matched.shape[1], device=trail.matched.device)
+    latest = torch.where(trail.matched, steps, -1).cummax(1).values
+    previous = torch.cat([torch.full_like(latest[:, :1], -1), latest[:, :-1]], 1)
+    there = _pick(trail.cursors, previous.clamp(min=0))
+    same = (there == trail.cursors) & (previous >= 0)[..., None]
+    opens = trail.matched & ~same.any(-1)
+    return opens.long().cumsum(1) - 1, trail.matched[..., None] & ~same
+
+
+def _masked_mean(mask: Bool[Tensor, "b a k"], x: Float[Tensor, "b k p"]) -> Float[Tensor, "b a p"]:
+    """Mean of the chosen rows of x, zero where none is."""
+    weights = mask.to(x.dtype)
+    return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ x
+
+
+def _pick(x: Float[Tensor, "b t p"], place: Int[Tensor, "b a"]) -> Float[Tensor, "b a p"]:
+    """The rows of each sample at the given places."""
+    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _top(
+    stack: Float[Tensor, "b t p"], lengths: Int[Tensor, " b"], cursor: Int[Tensor, "b a"]
+) -> Float[Tensor, "b a p"]:
+    """The element at each cursor of a reversed sequence; zero where nothing is left."""
+    place = lengths[:, None] - 1 - cursor
+    return _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
+
+
+def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
+    """One step later: what was known before each action."""
+    return nn.functional.pad(x[:, :-1], (0, 0, 1, 0))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier input weights, orthogonal recurrent weights and a forget-gate bias of 1."""
+    if not isinstance(module, nn.LSTM | LayerNormLSTM):
+        return
+    forget = slice(module.hidden_size, 2 * module.hidden_size)
+    for name, weight in module.named_parameters():
+        if "weight_ih" in name:
+            nn.init.xavier_uniform_(weight)
+        elif "weight_hh" in name:
+            nn.init.orthogonal_(weight)
+        elif "bias" in name:
+            nn.init.zeros_(weight)
+        if "bias_ih" in name or re.fullmatch(r"norm_ih\.\d+\.bias", name):
+            nn.init.ones_(weight[forget])
+
+
+def _require_lengths(lengths: Tensor, longest: int, name: str) -> None:
+    if not ((lengths >= 1) & (lengths <= longest)).all():
+        raise ValueError(f"{name}: expected 1 to {longest}, got {lengths.tolist()}")
+
+
+def _require_fit(actions: Tensor, trail: Walk, lengths: Tensor, num_actions: int) -> None:
+    """Refuse unknown actions, gaps in their lists, and lists that take more than there is."""
+    if ((actions < -1) | (actions >= num_actions)).any():
+        found = actions.unique().tolist()
+        raise ValueError(f"actions: expected -1 to {num_actions - 1}, got {found}")
+    if ((actions[:, :-1] < 0) & (actions[:, 1:] >= 0)).any():
+        raise ValueError("actions: expected -1 after the last action only, got some between others")
+    over = (trail.after > lengths).any(1) | (
+        trail.matched & (trail.cursors >= lengths[:, None]).any(-1)
+    ).any(1)
+    if over.any():
+        sample = int(over.nonzero()[0])
+        raise ValueError(
+            f"actions: sample {sample} has {lengths[sample].tolist()} clips and snippets, and its "
+            f"actions take {trail.after[sample].tolist()} or match what is not there"
+        )

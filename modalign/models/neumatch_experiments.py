@@ -1,0 +1,587 @@
+"""NeuMATCH trained as in the paper, row by row of its tables, on the shapes world and on YMS.
+
+The criterion was set before any sweep ran: two rows of :data:`ROWS` differ in a measure where the
+95% Student interval of their paired differences, over at least five seeds at the last epoch, does
+not hold zero. A seed is shared by the rows: it draws the data (the simulated view, or the world),
+the random projection, the weights and the order of the batches. The measures are video accuracy
+and text IoU on the test split. Early stopping is no run of its own: it reads a recorded run at the
+evaluation whose sum of both measures was best on the validation split.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import math
+import multiprocessing
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from modalign import records
+from modalign._checks import require_choice
+from modalign.lars import LARS
+from modalign.metrics import alignment_scores, summarise_alignment
+from modalign.models.alignment_data import (
+    EASIER,
+    Batch,
+    Sample,
+    batches,
+    blocks,
+    easier_yms_samples,
+    pad,
+    shapes_samples,
+    yms_samples,
+)
+from modalign.models.neumatch import NeuMATCH
+from modalign.models.time_warping import drop_dtw, dtw, one_to_many_dtw
+from modalign.training import fit, seeded
+
+Dataset = Literal["shapes", "yms"]
+Optimizer = Literal["lars", "adam", "adam-warmup", "sgd"]
+Norms = Literal["sbn", "ln2", "ln4", "none"]
+RATES: dict[str, float] = {"lars": 0.007, "adam": 1e-3, "adam-warmup": 1e-3, "sgd": 0.1}
+SIZES: dict[str, dict[str, Any]] = {
+    "shapes": {"hidden": 64, "epochs": 30, "noise": 0.3},
+    "yms": {"hidden": 300, "epochs": 350, "noise": 0.3},
+}
+
+USUAL = -1
+"""Stands for the value that is usual for a data set or an optimiser."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One run. Defaults are the paper's where it gives a value.
+
+    What is left at :data:`USUAL` takes the value of :data:`SIZES` or :data:`RATES`.
+
+    Attributes:
+        dataset: ``"shapes"`` or ``"yms"``.
+        optimizer: ``"lars"`` (on Adam's direction), ``"adam"``, ``"adam-warmup"``, whose rate
+            rises over the first tenth of the epochs, or ``"sgd"`` with momentum 0.9.
+        normalization: ``"sbn"``, ``"ln2"``, ``"ln4"`` or ``"none"``.
+        projection: random projection of the features; else the full features.
+        pretrain_epochs: epochs on an easier world before.
+        epochs: 350 in the paper; 30 on shapes.
+        learning_rate: 0.007 with LARS (paper); with Adam 0.001, and with SGD 0.1 (ours).
+        hidden: width of the large stacks, 300 in the paper; 64 on shapes.
+        noise: of the clip features, relative to their signal.
+        sequences: of the shapes world, to train on; a tenth as many for each of the other splits.
+        batch_size: paper: 32.
+        label_smoothing: paper: 0.03.
+        clip: largest norm of the gradient (paper: 2).
+        every: epochs between evaluations.
+        seed: of everything that is drawn.
+
+    Raises:
+        ValueError: for a choice that is not offered.
+    """
+
+    dataset: Dataset = "shapes"
+    optimizer: Optimizer = "lars"
+    normalization: Norms = "sbn"
+    projection: bool = True
+    pretrain_epochs: int = 0
+    epochs: int = USUAL
+    learning_rate: float = USUAL
+    hidden: int = USUAL
+    noise: float = USUAL
+    sequences: int = 1000
+    batch_size: int = 32
+    label_smoothing: float = 0.03
+    clip: float = 2.0
+    every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"dataset": Dataset, "optimizer": Optimizer, "normalization": Norms}
+        for name, offered in choices.items():
+            require_choice(getattr(self, name), get_args(offered), name)
+        usual = {**SIZES[self.dataset], "learning_rate": RATES[self.optimizer]}
+        for name, value in usual.items():
+            if getattr(self, name) < 0:
+                object.__setattr__(self, name, value)
+
+
+@functools.lru_cache(maxsize=2)
+def samples(
+    dataset: str, seed: int, noise: float, sequences: int, easier: bool
+) -> dict[str, list[Sample]]:
+    """The splits of a data set, whole, and blocks of the training split where they are long."""
+    if dataset == "yms":
+        if easier:
+            return {"train": _blocks(easier_yms_samples(3, seed=seed))}
+        whole = {
+            split: yms_samples(split, seed=seed, noise=noise)
+            for split in ("train", "validation", "test")
+        }
+        return {**whole, "train": _blocks(whole["train"])}
+    options: dict[str, Any] = EASIER if easier else {"noise": noise}
+    few = max(sequences // 10, 2)
+    return {
+        "train": shapes_samples(sequences, seed=seed, **options),
+        "validation": shapes_samples(few, split="validation", seed=seed, **options),
+        "test": shapes_samples(few, split="test", seed=seed, **options),
+    }
+
+
+def _blocks(whole: Iterable[Sample]) -> list[Sample]:
+    return [block for sample in whole for block in blocks(sample)]
+
+
+def reduced(model: NeuMATCH, of: Iterable[Sample]) -> list[Sample]:
+    """Samples whose features went through the fixed part of the network, once for all epochs."""
+    return [
+        dataclasses.replace(
+            each, clips=model.clip_input(each.clips), snippets=model.text_input(each.snippets)
+        )
+        for each in of
+    ]
+
+
+def build(setting: Setting, train: Sequence[Sample]) -> NeuMATCH:
+    """The network of a setting, standardised by its training samples."""
+    clips = torch.cat([sample.clips for sample in train])
+    snippets = torch.cat([sample.snippets for sample in train])
+    model = seeded(
+        lambda: NeuMATCH(
+            clips.shape[1],
+            snippets.shape[1],
+            hidden=setting.hidden,
+            projection=setting.projection,
+            normalization=None if setting.normalization == "none" else setting.normalization,
+            seed=setting.seed,
+        ),
+        seed=setting.seed,
+    )
+    model.fit_inputs(clips, snippets)
+    return model
+
+
+class WarmupPlateau(ReduceLROnPlateau):
+    """Raise the rate for ``warmup`` epochs; then halve it after 10 without a lower loss."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, warmup: int = 0) -> None:
+        super().__init__(optimizer, factor=0.5, patience=10)
+        self.warmup, self.full = warmup, [group["lr"] for group in optimizer.param_groups]
+        self._raise(0)
+
+    def _raise(self, epoch: int) -> None:
+        for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
+            group["lr"] = full * min(1.0, (epoch + 1) / (self.warmup + 1))
+
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+        """Close an epoch of this mean loss."""
+        if self.last_epoch < self.warmup:
+            self.last_epoch += 1
+            self._raise(self.last_epoch)
+        else:
+            super().step(metrics, epoch)
+
+
+def optimizer_of(setting: Setting, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a setting over the trained parameters."""
+    parameters, rate = list(model.parameters()), setting.learning_rate
+    if setting.optimizer == "lars":
+        return LARS(parameters, lr=rate)
+    if setting.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+    return torch.optim.Adam(parameters, lr=rate)
+
+
+def action_loss(model: NeuMATCH, batch: Batch, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy of the next action, over the true actions before it."""
+    logits, truth = model.score(*batch), batch.actions
+    return functional.cross_entropy(
+        logits.flatten(0, 1), truth.flatten(), ignore_index=-1, label_smoothing=label_smoothing
+    )
+
+
+def norm_ratios(model: NeuMATCH) -> dict[str, float]:
+    """Norm of the parameters over norm of their gradients, of the parts that Table 3 names."""
+    parts: dict[str, list[nn.Module]] = {
+        "video": [model.video],
+        "text": [model.text],
+        "action and matched": [model.action, model.match],
+        "fc": [model.classify],
+    }
+    ratios = {}
+    for name, modules in parts.items():
+        parameters = [p for module in modules for p in module.parameters() if p.grad is not None]
+        weight = nn.utils.get_total_norm([p.detach() for p in parameters])
+        gradient = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        ratios[f"ratio {name}"] = float(weight / gradient)
+    return ratios
+
+
+@torch.no_grad()
+def assign(model: NeuMATCH, of: Sequence[Sample], batch_size: int = 64) -> list[np.ndarray]:
+    """The snippet that the network gives to each clip of reduced samples."""
+    found = []
+    for start in range(0, len(of), batch_size):
+        part = of[start : start + batch_size]
+        chosen = model.align_reduced(*pad(part)[:4]).clip_snippet
+        found += [row[: len(s.clips)].numpy() for row, s in zip(chosen, part, strict=True)]
+    return found
+
+
+def measure(of: Sequence[Sample], assigned: Iterable[np.ndarray]) -> dict[str, float]:
+    """Video accuracy and text IoU, as means over videos and pooled."""
+    return summarise_alignment(
+        alignment_scores(each, sample.clip_times, sample.snippet_times)
+        for sample, each in zip(of, assigned, strict=True)
+    )
+
+
+@torch.no_grad()
+def stack_moments(model: NeuMATCH, of: Sequence[Sample]) -> dict[str, float]:
+    """Mean and variance of each output of the Video and Text Stacks, summarised by quantiles."""
+    batch = pad(of)
+    found = {}
+    stacks = model.encode(*batch[:4])
+    lengths = batch.clip_lengths, batch.snippet_lengths
+    for name, stack, length in zip(("video", "text"), stacks, lengths, strict=True):
+        steps = stack[torch.arange(stack.shape[1]) < length[:, None]]
+        variance, mean = torch.var_mean(steps, 0, correction=0)
+        for moment, values in (("mean", mean), ("variance", variance)):
+            for q in (10, 50, 90):
+                found[f"{name} {moment} {q}%"] = float(values.quantile(q / 100))
+    return found
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run leaves.
+
+    Attributes:
+        model: as trained.
+        history: a row an epoch, with what was evaluated.
+        test: the test split, reduced.
+        assigned: the snippets that the model gives to its clips.
+    """
+
+    model: NeuMATCH
+    history: pd.DataFrame
+    test: list[Sample]
+    assigned: list[np.ndarray]
+
+
+def train(
+    setting: Setting, *, checkpoint: pathlib.Path | None = None, progress: bool = True
+) -> Run:
+    """Train a setting and evaluate it as it goes.
+
+    Args:
+        setting: the run.
+        checkpoint: file to go on from where a run was stopped.
+        progress: show a bar.
+
+    Returns:
+        History rows carry the loss, the gradient's norm, the ratios of :func:`norm_ratios`, and
+        every few epochs the measures of each split and :func:`stack_moments`.
+
+    >>> run = train(Setting(sequences=40, epochs=1, hidden=8), progress=False)
+    >>> len(run.assigned), run.history["test video_accuracy"].between(0, 1).item()
+    (4, True)
+    """
+    choice = (setting.dataset, setting.seed, setting.noise, setting.sequences)
+    whole = samples(*choice, easier=False)
+    model = build(setting, whole["train"])
+    splits = {name: reduced(model, part) for name, part in whole.items()}
+    shown = {**splits, "train": splits["train"][:200]}
+
+    def evaluate(model: NeuMATCH) -> dict[str, float]:
+        found = stack_moments(model, shown["train"][:64])
+        for split, part in shown.items():
+            scores = measure(part, assign(model, part))
+            found |= {f"{split} {name}": value for name, value in scores.items()}
+        return found
+
+    def backward(losses: Mapping[str, Tensor]) -> dict[str, float]:
+        losses["loss"].backward()
+        return norm_ratios(model)
+
+    stages = [("", splits["train"], setting.epochs)]
+    if setting.pretrain_epochs:
+        easier = reduced(model, samples(*choice, easier=True)["train"])
+        stages.insert(0, (".pretraining", easier, setting.pretrain_epochs))
+    for suffix, data, epochs in stages:
+        optimizer = optimizer_of(setting, model)
+        warmup = epochs // 10 if setting.optimizer == "adam-warmup" else 0
+        history = fit(
+            model,
+            functools.partial(action_loss, label_smoothing=setting.label_smoothing),
+            _epochs(data, setting),
+            optimizer=optimizer,
+            schedule=WarmupPlateau(optimizer, warmup=warmup),
+            epochs=epochs,
+            clip=setting.clip,
+            backward=backward,
+            evaluate=evaluate,
+            every=setting.every if not suffix else epochs,
+            device="cpu",
+            checkpoint=None if checkpoint is None else f"{checkpoint}{suffix}",
+            seed=setting.seed,
+            progress=progress,
+        )
+    model.eval()
+    return Run(model, history, splits["test"], assign(model, splits["test"]))
+
+
+def _epochs(data: list[Sample], setting: Setting) -> Callable[[int], Iterable[Batch]]:
+    return lambda epoch: batches(data, setting.batch_size, seed=setting.seed, epoch=epoch)
+
+
+def run(dataset: Dataset, *, progress: bool = True, **options: Any) -> dict[str, float]:
+    """Train one network and say how it ended: the last row of its history.
+
+    Args:
+        dataset: ``"shapes"`` or ``"yms"``.
+        progress: show a bar.
+        **options: of :class:`Setting`, such as ``optimizer``, ``epochs`` or ``seed``.
+
+    Returns:
+        Losses, measures on each split, norm ratios by stack, means and variances of stack outputs.
+    """
+    found = train(Setting(dataset=dataset, **options), progress=progress)
+    return found.history.iloc[-1].to_dict()
+
+
+def similarity(of: Sequence[Sample], *, ridge: float = 10.0) -> Callable[[Sample], Tensor]:
+    """Cosine of each clip and snippet, after a ridge regression from matched clips to their text.
+
+    The classical way to a common space before dynamic time warping. ``of`` are training samples.
+    """
+    matched = [sample.clip_snippet >= 0 for sample in of]
+    x = torch.cat([each.clips[rows] for each, rows in zip(of, matched, strict=True)]).double()
+    y = torch.cat(
+        [each.snippets[each.clip_snippet[rows]] for each, rows in zip(of, matched, strict=True)]
+    ).double()
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    penalty = ridge * x.square().sum(0).mean() / len(x) ** 0.5
+    weight = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+
+    def cosine(sample: Sample) -> Float[Tensor, "n m"]:
+        told = sample.snippets.double() - y_mean
+        seen = (sample.clips.double() - x_mean) @ weight
+        return functional.normalize(seen, dim=1) @ functional.normalize(told, dim=1).T
+
+    return cosine
+
+
+def warpings(train: Sequence[Sample], of: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+    """What dynamic time warping and its variants assign, on one minus :func:`similarity`.
+
+    The price of a drop is the 30th percentile of a video's costs (Dvornik et al. 2021).
+    """
+    cosine = similarity(train)
+    found: dict[str, list[np.ndarray]] = {"DTW": [], "one-to-many DTW, drops": [], "Drop-DTW": []}
+    for sample in of:
+        cost = 1 - cosine(sample)
+        drop = float(cost.quantile(0.3))
+        fits = cost.shape[0] >= cost.shape[1]
+        for name, warping in (
+            ("DTW", dtw(cost)),
+            (
+                "one-to-many DTW, drops",
+                # with fewer clips than snippets no one-to-many alignment exists
+                one_to_many_dtw(cost, clip_drop=drop) if fits else dtw(cost),
+            ),
+            ("Drop-DTW", drop_dtw(cost, clip_drop=drop, snippet_drop=drop)),
+        ):
+            found[name].append(warping.assignment.numpy())
+    return found
+
+
+PAPER = "RP + SBN + LARS"
+ROWS: dict[str, dict[str, Any]] = {
+    PAPER: {},
+    "RP + SBN + Adam": {"optimizer": "adam"},
+    "RP + SBN + Adam, warm-up": {"optimizer": "adam-warmup"},
+    "RP + SBN + SGD": {"optimizer": "sgd"},
+    "RP + LARS": {"normalization": "none"},
+    "RP + 2xLN + LARS": {"normalization": "ln2"},
+    "RP + 4xLN + LARS": {"normalization": "ln4"},
+    "RP + 2xLN + Adam": {"normalization": "ln2", "optimizer": "adam"},
+    "RP + 4xLN + Adam": {"normalization": "ln4", "optimizer": "adam"},
+    "Full + SBN + LARS": {"projection": False},
+    "Full + 2xLN + LARS": {"projection": False, "normalization": "ln2"},
+    "Full + 4xLN + LARS": {"projection": False, "normalization": "ln4"},
+    "Full + Adam": {"projection": False, "normalization": "none", "optimizer": "adam"},
+    "pretrained, Full + Adam": {
+        "projection": False,
+        "normalization": "none",
+        "optimizer": "adam",
+        "pretrain_epochs": 10,
+    },
+    "pretrained, RP + SBN + LARS": {"pretrain_epochs": 10},
+}
+"""The rows of the paper's Tables 1 to 5, by name; early stopping is read from "Full + Adam"."""
+
+
+def early_stopped(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each recorded run (row, seed), the evaluation that is best on the validation split."""
+    known = table.dropna(subset=["validation video_accuracy"])
+    quality = known["validation video_accuracy"] + known["validation text_iou"]
+    best = quality.groupby([known["row"], known["seed"]], sort=False).idxmax()
+    return known.loc[best]
+
+
+def _work(task: tuple[str, Setting, str]) -> None:
+    """Run one (row, seed) and keep it in its own files, the table last and in one piece."""
+    row, setting, folder = task
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    part = _part(pathlib.Path(folder), row, setting.seed)
+    found = train(setting, checkpoint=part.with_suffix(".pt"), progress=False)
+    history = found.history.dropna(axis=1, how="all")
+    history.insert(0, "row", row)
+    history.insert(1, "seed", setting.seed)
+    assigned = [
+        {"video": s.video, "clip": clip, "truth": truth, "assigned": chosen}
+        for s, each in zip(found.test, found.assigned, strict=True)
+        for clip, (truth, chosen) in enumerate(
+            zip(s.clip_snippet.tolist(), each.tolist(), strict=True)
+        )
+    ]
+    about = {
+        "setting": dataclasses.asdict(setting),
+        "seconds": time.perf_counter() - started,
+        "commit": records.provenance()["commit"],
+        "assigned": assigned,
+    }
+    history.to_csv(part, index=False)
+    scratch = part.with_suffix(".scratch")
+    scratch.write_text(json.dumps(about))
+    scratch.replace(part.with_suffix(".json"))
+    for checkpoint in part.parent.glob(f"{part.stem}.pt*"):
+        checkpoint.unlink()
+
+
+def _part(folder: pathlib.Path, row: str, seed: int) -> pathlib.Path:
+    name = "".join(letter if letter.isalnum() else "-" for letter in row)
+    return folder / f"{name}-{seed}.csv"
+
+
+def _finished(folder: pathlib.Path, row: str, setting: Setting) -> dict[str, Any] | None:
+    """What a finished run left, None where there is none of this setting."""
+    about = _part(folder, row, setting.seed).with_suffix(".json")
+    if not about.exists():
+        return None
+    found = json.loads(about.read_text())
+    return found if found["setting"] == dataclasses.asdict(setting) else None
+
+
+def record(
+    dataset: Dataset = "shapes",
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: int = 5,
+    jobs: int = 1,
+    folder: str | pathlib.Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Train every row with every seed, and keep two tables in ``results/neumatch/``.
+
+    ``{dataset}`` holds the evaluated epochs of all runs (and the mean ratios of the last 20
+    epochs), ``{dataset}-assigned`` what the paper's row gave to each test clip with seed 0. A
+    call that was killed goes on where it was: finished runs are kept in ``.{dataset}`` beside the
+    tables, and an unfinished one resumes from its last epoch.
+
+    Args:
+        dataset: ``"shapes"`` or ``"yms"``.
+        rows: names of :data:`ROWS`.
+        seeds: number of seeds, from 0.
+        jobs: processes, of one thread each.
+        folder: results folder; the book's by default.
+        progress: show a bar.
+        **options: of :class:`Setting`, for every row.
+
+    Raises:
+        ValueError: for a row that does not exist, or an option that is none.
+    """
+    for row in rows:
+        require_choice(row, tuple(ROWS), "rows")
+    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    parts = root / "neumatch" / f".{dataset}"
+    parts.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (row, Setting(dataset=dataset, seed=seed, **(options | ROWS[row])))
+        for seed in range(seeds)
+        for row in rows
+    ]
+    todo = [task for task in wanted if _finished(parts, *task) is None]
+    with (
+        concurrent.futures.ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=4
+        ) as pool,
+        tqdm(total=len(wanted), initial=len(wanted) - len(todo), disable=not progress) as bar,
+    ):
+        futures = [pool.submit(_work, (*task, str(parts))) for task in todo]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _combine(dataset, wanted, parts, root, seeds, options)
+
+
+def _combine(
+    dataset: str,
+    wanted: Sequence[tuple[str, Setting]],
+    parts: pathlib.Path,
+    root: pathlib.Path,
+    seeds: int,
+    options: Mapping[str, Any],
+) -> None:
+    """Put finished runs into the two tables."""
+    tables, assigned, seconds, commits = [], pd.DataFrame(), 0.0, set()
+    for row, setting in wanted:
+        about = _finished(parts, row, setting)
+        if about is None:
+            raise RuntimeError(f"record: run {row!r} with seed {setting.seed} left no result")
+        history = pd.read_csv(_part(parts, row, setting.seed))
+        ratios = [column for column in history if column.startswith("ratio")]
+        history.loc[history.index[-1], ratios] = history[ratios].tail(20).mean()
+        tables.append(history.dropna(subset=["test text_iou"]))
+        if row == PAPER and setting.seed == 0:
+            assigned = pd.DataFrame(about["assigned"])
+        seconds += about["seconds"]
+        commits.add(str(about["commit"]))
+    given = {
+        "rows": list(dict.fromkeys(row for row, _ in wanted)),
+        "seeds": seeds,
+        **options,
+        "commits": sorted(commits),
+        "usual": {k: v for k, v in dataclasses.asdict(wanted[0][1]).items() if k != "seed"},
+    }
+    table = pd.concat(tables, ignore_index=True)
+    records.save(table, f"neumatch/{dataset}", parameters=given, seconds=seconds, folder=root)
+    if len(assigned):
+        records.save(
+            assigned, f"neumatch/{dataset}-assigned", parameters=given, seconds=seconds, folder=root
+        )
+
+
+def steps_of(setting: Setting, training_samples: int) -> int:
+    """Optimiser steps of a run; 2,100 for the paper's on YMS.
+
+    >>> steps_of(Setting("yms"), 187)
+    2100
+    """
+    return math.ceil(training_samples / setting.batch_size) * setting.epochs
