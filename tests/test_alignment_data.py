@@ -1,8 +1,5 @@
 """Samples, their actions, blocks and batches; what is drawn, and what is refused."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 import torch
@@ -23,11 +20,6 @@ from modalign.models.alignment_data import (
     yms_samples,
 )
 from modalign.models.neumatch import walk
-
-YMS = pathlib.Path(os.environ.get("MODALIGN_DATA", ""), "yms")
-needs_yms = pytest.mark.skipif(
-    "MODALIGN_DATA" not in os.environ or not YMS.exists(), reason="MODALIGN_DATA has no yms"
-)
 
 
 @st.composite
@@ -191,8 +183,7 @@ def test_an_unmatched_clip_shows_nothing_of_the_snippets():
     assert view.clips("0001", text, [2]).ne(0).any()
 
 
-@needs_yms
-def test_yms_gives_the_blocks_and_actions_of_the_paper():
+def test_yms_gives_the_blocks_and_actions_of_the_paper(real_data):
     train = yms_samples("train", clip_width=8, text_width=768)
     assert len(train) == 66
     assert sum(len(sample.clips) for sample in train) == 12_140
@@ -205,8 +196,7 @@ def test_yms_gives_the_blocks_and_actions_of_the_paper():
     assert train[0].snippets.shape[1] == 768
 
 
-@needs_yms
-def test_a_video_of_yms_depends_on_seed_and_video_alone():
+def test_a_video_of_yms_depends_on_seed_and_video_alone(real_data):
     train, test = (yms_samples(split, clip_width=16) for split in ("train", "test"))
     again, other = yms_samples("test", clip_width=16), yms_samples("test", clip_width=16, seed=1)
     assert torch.equal(test[3].clips, again[3].clips)
@@ -215,8 +205,7 @@ def test_a_video_of_yms_depends_on_seed_and_video_alone():
     assert {sample.video for sample in train}.isdisjoint(sample.video for sample in test)
 
 
-@needs_yms
-def test_the_easier_yms_has_real_snippets_and_one_clip_each():
+def test_the_easier_yms_has_real_snippets_and_one_clip_each(real_data):
     train = yms_samples("train", clip_width=16)
     easier = easier_yms_samples(2, clip_width=16)
     assert len(easier) == 2 * len(train)
