@@ -81,8 +81,7 @@ def sounds(waveforms: Mapping[str, Float32[np.ndarray, "_"]], *, rate: int) -> H
         scipy.io.wavfile.write(file, rate, np.round(samples * 32767).astype(np.int16))
         label, source = html.escape(name), _address("audio/wav", file.getvalue())
         shown.append(
-            f"<figure><figcaption>{label}</figcaption>"
-            f'<audio controls aria-label="{label}" src="{source}"></audio></figure>'
+            f'<p>{label}<br/><audio controls aria-label="{label}" src="{source}"></audio></p>'
         )
     return HTML("".join(shown))
 

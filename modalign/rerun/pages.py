@@ -26,7 +26,11 @@ def rerun_box(chapter: str, root: Path) -> str:
     known = inventory.parameters(chapter, root=root)
     change = " -p seed 1" if "seed" in known else ""
     costs = inventory.costs(chapter, root=root)
-    rows = [f"| `{preset}` | {' | '.join(inventory.cost_text(c))} |" for preset, c in costs.items()]
+    rows = []
+    for preset, cost in costs.items():
+        time, memory = inventory.cost_text(cost)
+        old = "" if cost is None or cost["current"] else " (older source)"
+        rows.append(f"| `{preset}` | {time}{old} | {memory} |")
     places = sorted({_place(cost) for cost in costs.values() if cost})
     return "\n".join(
         [
