@@ -39,7 +39,7 @@ def movie(frames: UInt8[np.ndarray, "t h w 3"], *, label: str, fps: int = 8) -> 
         raise ValueError(f"fps: expected at least 1, got {fps}")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

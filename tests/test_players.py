@@ -33,11 +33,6 @@ def test_a_movie_holds_the_frames_it_was_given():
     assert np.median(np.abs(decoded.astype(int) - frames)) <= 2
 
 
-def test_the_same_frames_make_the_same_bytes():
-    frames = render_video(sample_scene(0, 1), frames=3, resolution=32).images
-    assert players.movie(frames, label="a").data == players.movie(frames, label="a").data
-
-
 @pytest.mark.parametrize("shape", [(0, 16, 16, 3), (2, 15, 16, 3), (2, 16, 17, 3), (2, 0, 0, 3)])
 def test_clips_that_cannot_be_shown_are_refused(shape):
     with pytest.raises(ValueError, match="frames: expected one or more, of even height"):
