@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -60,6 +61,24 @@ def peak_memory() -> float:
     return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
+def _data() -> dict[str, typing.Any] | None:
+    """What lies under ``MODALIGN_DATA``: every file's name and size, as one digest."""
+    root = os.environ.get("MODALIGN_DATA")
+    if not root or not os.path.isdir(root):
+        return None
+    sizes = {
+        path.relative_to(root).as_posix(): path.stat().st_size
+        for path in pathlib.Path(root).rglob("*")
+        if path.is_file()
+    }
+    listing = json.dumps(sorted(sizes.items())).encode()
+    return {
+        "files": len(sizes),
+        "bytes": sum(sizes.values()),
+        "fingerprint": hashlib.sha256(listing).hexdigest()[:16],
+    }
+
+
 def provenance() -> dict[str, typing.Any]:
     """Say what produced a result: code, libraries, machine and time.
 
@@ -67,7 +86,8 @@ def provenance() -> dict[str, typing.Any]:
         ``version`` and ``commit`` of modalign (the commit ends in ``+changes`` where tracked
         files differed from it, and is None outside a checkout), ``python``, ``libraries``
         with their versions, ``machine`` (processor, cores, system), ``device`` (the GPU's name
-        where torch is loaded and sees one) and ``date`` (UTC).
+        where torch is loaded and sees one), ``data`` (number, size and fingerprint of the files
+        under ``MODALIGN_DATA``; None where it is not set) and ``date`` (UTC).
 
     >>> provenance()["version"] == modalign.__version__
     True
@@ -88,6 +108,7 @@ def provenance() -> dict[str, typing.Any]:
             "system": f"{platform.system()} {platform.machine()}",
         },
         "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
+        "data": _data(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -91,3 +91,16 @@ def test_listing_tells_what_stands_behind_tables(tmp_path):
 def test_a_missing_run_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="gpu preset makes it"):
         records.load("nowhere", tmp_path)
+
+
+def test_provenance_tells_which_data_were_at_hand(tmp_path, monkeypatch):
+    monkeypatch.delenv("MODALIGN_DATA", raising=False)
+    assert records.provenance()["data"] is None
+    monkeypatch.setenv("MODALIGN_DATA", str(tmp_path))
+    assert records.provenance()["data"]["files"] == 0
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "rows.csv").write_text("a,b\n")
+    found = records.provenance()["data"]
+    assert (found["files"], found["bytes"]) == (1, 4)
+    (tmp_path / "set" / "rows.csv").write_text("a,b,c\n")
+    assert records.provenance()["data"]["fingerprint"] != found["fingerprint"]
