@@ -207,7 +207,7 @@ def test_a_changed_chapter_parameter_or_source_is_another_run(tiny_book):
 
 def test_the_commands_are_no_part_of_a_runs_address():
     names = {path.name for path in inventory.source_files(inventory.book_root())}
-    assert {"cka.py", "metrics.py", "map.csv", "constraints.txt"} <= names
+    assert {"cka.py", "records.py", "map.csv", "constraints.txt"} <= names
     assert not {"cli.py", "execution.py"} & names
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,6 +108,10 @@ def require_equal(first, second, where="run"):
         assert first == second, where
 
 
+def call(pickled):
+    cloudpickle.loads(pickled)()
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -115,11 +120,15 @@ def killed(path, sabotage=lambda: None, **options):
     """Whether training in a process that ``sabotage`` has prepared ends by a signal."""
 
     def work():
-        tqdm.set_lock(threading.RLock())  # the one it has is shared with us, and dies locked
+        tqdm.set_lock(threading.RLock())  # the one it has is shared, and dies locked
+        torch.set_num_threads(1)
         sabotage()
         train(path, **options)
 
-    process = multiprocessing.get_context("fork").Process(target=work)
+    # a child of this process could wait for ever for a thread that a test before this one started
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cloudpickle", "pandas", "pytest", "modalign.training"])
+    process = context.Process(target=call, args=(cloudpickle.dumps(work),))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGVTALRM), "failed by itself"
