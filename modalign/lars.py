@@ -16,10 +16,11 @@ class LARS(torch.optim.Optimizer):
     r"""Adam's or the gradient's direction, with steps of eta times the norm of each tensor.
 
     Equation 4 of Wang et al. (2020), after You et al. (2017): a tensor w with direction u moves by
-    eta |w| u / |u| (eq. 2), so one learning rate sets the pace of all. Biases and parameters of
-    normalisation are scaled like the rest. Where |w| or |u| is 0 the step is eta u (eq. 5), so what
-    starts at zero moves too. With ``direction="adam"`` u is Adam's bias-corrected step (eq. 3),
-    and the method is LAMB (You et al. 2019) without weight decay, clipping or bounds on the ratio.
+    ``eta |w| u / |u|`` (eq. 2), so one learning rate sets the pace of all. Biases and parameters of
+    normalisation are scaled like the rest. Where w or u is zero the step is ``eta u`` (eq. 5), so
+    what starts at zero moves too. With ``direction="adam"`` u is Adam's bias-corrected step (eq.
+    3), and the method is LAMB (You et al. 2020) without weight decay, clipping or bounds on the
+    ratio.
 
     Scaling gradients *before* Adam would do nothing, as Adam takes any scale out again.
 
@@ -110,7 +111,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def trust_ratios(self) -> dict[Tensor, float]:
-        """Return |w| / |u| of every tensor that the last step moved; 1 where a norm was 0."""
+        """Return ``|w| / |u|`` of every tensor that the last step moved; 1 where a norm was 0."""
         return {
             parameter: ratio
             for params, ratios in self._ratios

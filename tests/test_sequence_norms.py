@@ -113,7 +113,7 @@ def test_record_writes_both_tables(tmp_path, monkeypatch):
     (tmp_path / "results" / "README.md").write_text("")
     monkeypatch.chdir(tmp_path)
     sequence_norms.record(seeds=2)
-    for name, rates in (("sequences/pace", 3), ("sequences/norms", 2)):
+    for name, rates in (("sequences/pace", 4), ("sequences/norms", 2)):
         found = records.load(name)
         assert len(found) == 2 * rates
         assert found.attrs["parameters"]["seeds"] == 2

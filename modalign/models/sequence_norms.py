@@ -248,8 +248,8 @@ def train(setting: Setting) -> pd.DataFrame:
     Returns:
         A row an epoch: ``loss`` (its mean), ``train``, ``validation`` and ``test`` accuracy,
         ``without_video`` and ``without_text`` (test accuracy with that modality shuffled); for
-        each modality, and means over the epoch, ``ratio`` (|w| / |gradient|) and ``pace``
-        (|step| / |w|) of its network; and the statistics of the outputs of LSTMs.
+        each modality, and means over the epoch, ``ratio`` (``|w| / |gradient|``) and ``pace``
+        (``|step| / |w|``) of its network; and the statistics of the outputs of LSTMs.
 
     >>> history = train(Setting(examples=64, epochs=2))
     >>> history.epoch.tolist()
