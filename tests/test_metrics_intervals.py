@@ -82,7 +82,7 @@ def test_percentile_bootstrap_of_three_values_is_the_one_counted_out():
 def test_bca_is_scipys():
     a, b = np.exp(draw(30, 0)), np.exp(draw(30, 1))
     known = stats.bootstrap(
-        (a - b,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+        (a - b,), np.mean, n_resamples=20_000, method="BCa", random_state=np.random.default_rng(1)
     ).confidence_interval
     found = difference(a, b, method="bca", resamples=20_000)
     assert found[1:] == pytest.approx((known.low, known.high), abs=0.02)

@@ -118,8 +118,8 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
 def corpus_bleu(counts: Int64[np.ndarray, "n 10"]) -> tuple[float, ...]:
     """BLEU-1 to BLEU-4 of a corpus from the counts of its captions; equal to COCO's scorer.
 
-    BLEU of a resampled corpus is BLEU of the resampled rows, which takes microseconds: this is
-    the statistic to bootstrap.
+    BLEU of a resampled corpus is BLEU of the resampled rows, which takes a tenth of a
+    millisecond: this is the statistic to bootstrap.
 
     Args:
         counts: of each caption, the n-grams found in a reference (n = 1 to 4, at most as often

@@ -114,26 +114,31 @@ def retrieval(
     own = similarity[owners, torch.arange(m, device=similarity.device)]
     best = own.new_full((n,), -torch.inf).scatter_reduce(0, owners, own, "amax")
     level = (own == best[owners]).long()
-    relevant = torch.zeros_like(owners[:1]).repeat(n).scatter_add(0, owners, level)
+    relevant = owners.new_zeros(n).scatter_add(0, owners, level)
+    of_rows, of_columns = _counts(similarity, best, own)
     return Retrieval(
-        _ranking(similarity, best, relevant, tuple(ks)),
-        _ranking(similarity.T, own, torch.ones_like(owners), tuple(ks)),
+        _ranking(of_rows, relevant, tuple(ks)),
+        _ranking(of_columns, torch.ones_like(owners), tuple(ks)),
     )
 
 
-def _ranking(
-    similarity: Float[Tensor, "q c"],
-    best: Float[Tensor, "q"],
-    relevant: Int[Tensor, "q"],
-    ks: tuple[int, ...],
-) -> Ranking:
-    """Ranking by queries in rows, whose best own candidate scores ``best``, ``relevant`` times."""
+def _counts(
+    similarity: Float[Tensor, "n m"], best: Float[Tensor, "n"], own: Float[Tensor, "m"]
+) -> tuple[Int[Tensor, "2 n"], Int[Tensor, "2 m"]]:
+    """How many candidates are above and level with each row's best and each column's own."""
     portion = max(1, _AT_A_TIME // similarity.shape[1])
-    counts = [
-        torch.stack([(part > score[:, None]).sum(1), (part == score[:, None]).sum(1)])
-        for part, score in zip(similarity.split(portion), best.split(portion), strict=True)
-    ]
-    above, tied = torch.cat(counts, 1).cpu().double()
+    rows, columns = [], torch.zeros(2, len(own), dtype=torch.int64, device=own.device)
+    for part, score in zip(similarity.split(portion), best[:, None].split(portion), strict=True):
+        rows.append(torch.stack([(part > score).sum(1), (part == score).sum(1)]))
+        columns += torch.stack([(part > own).sum(0), (part == own).sum(0)])
+    return torch.cat(rows, 1), columns
+
+
+def _ranking(
+    counts: Int[Tensor, "2 q"], relevant: Int[Tensor, "q"], ks: tuple[int, ...]
+) -> Ranking:
+    """Ranking by queries whose best own candidates, ``relevant`` of them, are level."""
+    above, tied = counts.cpu().double()
     own = relevant.cpu().double()
     hits = torch.stack([_chance(k - above, tied, own) for k in ks], 1)
     return Ranking(ks, hits, above + (tied + 1) / (own + 1))

@@ -48,8 +48,8 @@ class Warping(NamedTuple):
         cost: (...), the sum over pairs and drops.
     """
 
-    assignment: Int[Tensor, "*b c"]
-    cost: Float[Tensor, "*b"]
+    assignment: Int[Tensor, "... c"]
+    cost: Float[Tensor, "..."]
 
 
 @checked
@@ -59,7 +59,9 @@ def dtw(
     clips: Int[Tensor, "*b"] | None = None,
     snippets: Int[Tensor, "*b"] | None = None,
 ) -> Warping:
-    """Dynamic time warping: all is matched, clips to several snippets too. Cost as `drop_dtw`.
+    """Dynamic time warping: all is matched, clips to several snippets too.
+
+    For the time and memory it takes see :func:`drop_dtw`.
 
     Args:
         cost: of pairing a clip (row) with a snippet (column); a batch, or one.
@@ -181,8 +183,12 @@ def _fill(
     b, s, c = price.shape
     i = torch.arange(s + 1, device=price.device)
     by_state = {
-        after: torch.tensor([k for k, step in enumerate(steps) if step[1] == after])
+        after: [k for k, step in enumerate(steps) if step[1] == after]
         for after in (PAIR, SNIPPET, CLIP, NONE)
+    }
+    numbered = {
+        after: torch.tensor(numbers, dtype=torch.uint8, device=price.device)
+        for after, numbers in by_state.items()
     }
     # two diagonals and one column of infinity before the first, so that no step leaves the table
     tables = price.new_full((s + c + 3, 4, b, s + 2), torch.inf)
@@ -205,7 +211,7 @@ def _fill(
                 for before, _, di, dj in (steps[number] for number in numbers)
             ]
             tables[k + 2, after, :, 1:], best = torch.stack(found).min(0)
-            origins[k, after] = numbers.to(best.device)[best].to(torch.uint8)
+            origins[k, after] = numbered[after][best]
     return tables[2:, :, :, 1:], origins
 
 
