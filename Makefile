@@ -42,6 +42,7 @@ bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.training
 
 env: $(VENV)/.has-book
 

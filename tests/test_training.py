@@ -13,8 +13,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from modalign import training
-from modalign.training import DivergenceError, fit, seeded, shuffled
+from modalign.training import DivergenceError, fit, loop, progress, seeded, shuffled
 
 
 def numbers(rows=50, seed=0):
@@ -107,9 +106,9 @@ def test_losses_have_names_and_are_means_over_examples():
 
 def test_what_is_left_on_the_device_is_averaged_alike(monkeypatch):
     at_once = train(clip=1.0)[1]
-    monkeypatch.setattr(training._Averages, "AT_ONCE", frozenset())
+    monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
     pd.testing.assert_frame_equal(train(clip=1.0)[1], at_once)
-    monkeypatch.setattr(training, "READ_EVERY", 3)
+    monkeypatch.setattr(progress, "READ_EVERY", 3)
     pd.testing.assert_frame_equal(train(clip=1.0)[1], at_once)
 
 
@@ -271,6 +270,17 @@ def test_half_precision_with_scaling_is_for_gpus():
         train(precision="fp16", device="cpu")
 
 
+def test_a_step_whose_scaled_gradients_overflow_is_left_out():
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, overflow, value in [(torch.inf, True, 1.0), (1.0, False, 0.5)]:
+        scaler.scale((gradient * parameter).sum()).backward()
+        assert loop._update(optimizer, scaler) is overflow
+        assert parameter.tolist() == [value, value]
+        optimizer.zero_grad()
+
+
 def test_the_launcher_does_not_change_the_run(monkeypatch):
     known, _ = train(accumulate=2)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
@@ -409,7 +419,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
 
 
 def test_on_a_device_that_is_read_seldom_the_step_is_still_named(monkeypatch):
-    monkeypatch.setattr(training._Averages, "AT_ONCE", frozenset())
+    monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
     with pytest.raises(DivergenceError, match="other became nan in step 9 "):
         train(loss=diverging(9, "other"), epochs=3)
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from modalign import metrics, records
 from modalign._checks import checked, require_choice
 from modalign.cka import DegenerateError, cka
+from modalign.training import seeded
 
 Pairs = Literal["random", "shared"]
 Order = Literal["relu-bn", "bn-relu"]
@@ -217,9 +218,7 @@ def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") ->
     )
     splits = {"train": slice(held_out, None), "held-out": slice(held_out)}
     generator = torch.Generator().manual_seed(setting.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setting.seed)
-        f, g = encoder(setting.order).to(device), encoder(setting.order).to(device)
+    f, g = seeded(lambda: [encoder(setting.order).to(device) for _ in range(2)], setting.seed)
     calibrate(f, a[held_out:]), calibrate(g, b[held_out:])
     optimizer = torch.optim.Adam([*f.parameters(), *g.parameters()], lr=setting.learning_rate)
     rows: list[dict[str, Any]] = []

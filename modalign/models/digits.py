@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from modalign import metrics, records
 from modalign._checks import checked
 from modalign.cka import cka, cka_matrix
+from modalign.training import seeded
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -99,12 +99,6 @@ class WordEncoder(nn.Module):
         return self.head(self.gru(packed)[1][0])
 
 
-def _seeded(make: Callable[[], Any], seed: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
 def fit(
     parameters: list[nn.Parameter],
     logits: Callable[[Tensor], Tensor],
@@ -131,7 +125,7 @@ def train_classifier(seed: int, epochs: int = 10, layers: int = 8) -> LayeredCNN
     >>> [activation.shape[1] for activation in network.activations(torch.zeros(1, 64))]
     [16, 16]
     """
-    network = _seeded(lambda: LayeredCNN(layers), seed)
+    network = seeded(lambda: LayeredCNN(layers), seed)
     fit(list(network.parameters()), network, seed=seed, epochs=epochs)
     return network.eval()
 
@@ -157,7 +151,7 @@ def train_image_words(seed: int, epochs: int = 20) -> ImageWordModel:
     >>> train_image_words(0, epochs=0)(torch.zeros(3, 64)).shape
     torch.Size([3, 10])
     """
-    model = _seeded(ImageWordModel, seed)
+    model = seeded(ImageWordModel, seed)
     fit(list(model.parameters()), model, seed=seed, epochs=epochs)
     return model.eval()
 

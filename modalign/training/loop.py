@@ -1,0 +1,367 @@
+"""The loop."""
+
+import contextlib
+import itertools
+import operator
+import os
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, recursively_apply, send_to_device
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm import tqdm
+
+from modalign._checks import describe
+from modalign.training.checkpoint import Checkpoint, configuration_of
+from modalign.training.checks import By, Device, Mode, Precision, check_arguments, require_new
+from modalign.training.progress import Averages, Run
+from modalign.training.randomness import random_state_kept, seed_all, set_random_state
+from modalign.training.setting import in_mode, own_accelerator
+
+Loss = Callable[[Any, Any], Tensor | Mapping[str, Tensor]]
+Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
+COLUMNS = {"epoch", "step", "learning_rate", "gradient_norm"}
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    batches: Batches,
+    *,
+    optimizer: torch.optim.Optimizer,
+    epochs: int | None = None,
+    steps: int | None = None,
+    schedule: LRScheduler | None = None,
+    schedule_by: By = "epoch",
+    clip: float | None = None,
+    accumulate: int = 1,
+    backward: Callable[[Mapping[str, Tensor]], Mapping[str, Any] | None] | None = None,
+    after_step: Callable[[int], object] | None = None,
+    precision: Precision = "no",
+    device: Device = "auto",
+    evaluate: Callable[[Any], Mapping[str, Any]] | None = None,
+    every: int = 1,
+    patience: int | None = None,
+    watch: str = "loss",
+    mode: Mode = "min",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    stateful: Sequence[Any] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train a model in place.
+
+    The result depends on the arguments and ``seed`` alone: the generators of torch, NumPy and
+    Python are seeded for every epoch and are as they were when the call returns. A run with a
+    ``checkpoint`` that is killed at any moment and called again ends, on a CPU, with the weights,
+    optimizer state and history of a run that was not, bit for bit.
+
+    With several processes (``accelerate launch``; on CPUs ``torchrun``) each takes its share of
+    the rows of every batch, and gradients are weighted by rows, so that a loss that is a mean over
+    examples is minimised as on one process, whatever their number. What is computed within a batch
+    (batch normalisation, contrastive losses, CKA) sees the rows of one process. Every process
+    reads whole batches.
+
+    Args:
+        model: trained where accelerate puts it, and left there, in the mode (training or
+            evaluation) it came in. It holds all parameters that are trained.
+        loss: ``loss(model, batch)`` gives a scalar to minimise, or named scalars, of which
+            ``"loss"`` is minimised and all are recorded. It is run under autocast where
+            ``precision`` asks for it.
+        batches: something to read once an epoch, such as :func:`shuffled` or a ``DataLoader``, or
+            a function from the epoch, counted from 0, to its batches, in an order that depends on
+            the epoch alone. A batch is tensors, whose first dimension is the examples, in dicts,
+            tuples or lists.
+        optimizer: over the model's parameters.
+        epochs: passes over the batches; give this or ``steps``.
+        steps: optimizer steps; the epoch in which the last one lies ends there.
+        schedule: of the learning rate, over ``optimizer``.
+        schedule_by: whether it advances after each ``"epoch"`` or each ``"step"``.
+            ``ReduceLROnPlateau`` goes by epoch, on the value of ``watch``.
+        clip: largest norm of the gradient; its norm before clipping is recorded.
+        accumulate: batches a step; they weigh the same.
+        backward: takes over the backward pass. It is given the named losses, fills ``.grad``, and
+            may return numbers to record; where one is named ``"accepted"`` and is false the step
+            makes no update. One process, one batch a step, not in fp16.
+        after_step: called with the number of steps done after each, such as to move a teacher.
+        precision: of autocast: ``"no"`` (float32), ``"bf16"``, or ``"fp16"`` with loss scaling
+            (GPU only).
+        device: ``"auto"``, what accelerate finds, or ``"cpu"``.
+        evaluate: ``evaluate(model)`` gives named numbers; run in evaluation mode, without
+            gradients, under autocast. It moves its data to the model's device.
+        every: epochs between evaluations; the last epoch is evaluated too.
+        patience: stop after so many evaluations (without ``evaluate``: epochs) in a row in which
+            ``watch`` was not better than its best; the model then has, as in every run with
+            ``patience``, the weights of its best epoch.
+        watch: the recorded column that says how good the model is.
+        mode: whether a small (``"min"``) or a large (``"max"``) value of it is good.
+        checkpoint: file to keep the run in, after every epoch. It is replaced in one piece, and
+            loaded with ``weights_only=True``: it can run no code. All processes read it.
+        checkpoint_every: steps between checkpoints within an epoch.
+        resume: go on from ``checkpoint`` where it exists; False starts over and replaces it. A
+            finished run returns at once, and can be prolonged by asking for more ``epochs``.
+        stateful: further objects with ``state_dict`` and ``load_state_dict`` that the checkpoint
+            is to hold, such as the curriculum that ``backward`` follows.
+        seed: of everything random, dropout included; not of the weights (see :func:`seeded`).
+        progress: show a bar.
+
+    Returns:
+        A row an epoch: ``epoch``, from 1; ``step``, done by its end; each loss, as the mean over
+        the examples of the epoch; ``gradient_norm``, where ``clip`` is given, as the mean over
+        its steps; ``learning_rate`` of the first parameter group in its last step; and what
+        ``backward`` and ``evaluate`` gave (NaN in an epoch that was not evaluated). ``attrs``
+        holds the ``seconds`` taken and, with ``patience``, the ``best_epoch``.
+
+    Raises:
+        DivergenceError: (a ``FloatingPointError``) for a loss or gradient norm that is NaN or
+            infinite, before it reaches the weights on a CPU, at most 200 steps later elsewhere,
+            and always before it reaches a checkpoint.
+        ValueError: for arguments that do not fit each other, or a checkpoint that is damaged or
+            of a run with another model, optimizer, seed, number of batches or setting.
+
+    >>> from modalign.training import seeded, shuffled
+    >>> data = {"x": torch.linspace(-1, 1, 64)[:, None]}
+    >>> model = seeded(lambda: nn.Linear(1, 1), seed=0)
+    >>> history = fit(
+    ...     model,
+    ...     lambda model, batch: (model(batch["x"]) - 3 * batch["x"]).square().mean(),
+    ...     shuffled(data, batch_size=16, seed=0),
+    ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+    ...     epochs=10,
+    ...     progress=False,
+    ... )
+    >>> history[["epoch", "step"]].iloc[-1].to_list(), round(model.weight.item(), 2)
+    ([10, 40], 3.0)
+    """
+    path = None if checkpoint is None else pathlib.Path(checkpoint)
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "batches": _length(batches),
+        "accumulate": accumulate,
+        "clip": clip,
+        "precision": precision,
+        "schedule_by": schedule_by,
+        "every": every,
+        "patience": patience,
+        "watch": watch,
+        "mode": mode,
+        "device": device,
+        "stateful": [type(each).__name__ for each in stateful],
+    }
+    check_arguments(
+        model, batches, optimizer, schedule, backward, epochs, path, checkpoint_every, settings
+    )
+    with (
+        own_accelerator(device, precision, backward) as accelerator,
+        random_state_kept(accelerator.device),
+        in_mode(model, training=True),
+    ):
+        objective = accelerator.prepare(_Objective(model, loss))
+        scaler = accelerator.scaler  # of the loss, in fp16; else None
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if optimizer.state:
+            optimizer.load_state_dict(optimizer.state_dict())  # where the parameters are now
+        optimizer.zero_grad()
+        run = Run(epochs, steps, patience, watch, mode)
+        averages = Averages(run, accelerator)
+        kept = {"run": run, "model": model, "optimizer": optimizer, "schedule": schedule}
+        kept |= {"scaler": scaler, **{f"stateful {i}": each for i, each in enumerate(stateful)}}
+        configuration = configuration_of(accelerator, model, optimizer, schedule, settings)
+        keeper = Checkpoint(path, accelerator, configuration, kept)
+        random_state = keeper.load() if resume else None
+        if epochs is not None and run.epoch > epochs:
+            raise ValueError(f"epochs: {path} holds {run.epoch} of them already, got {epochs}")
+        started = time.perf_counter() - run.seconds
+
+        def step(group: list[Any]) -> None:
+            run.step, run.batch = run.step + 1, run.batch + len(group)
+            run.learning_rate = float(optimizer.param_groups[0]["lr"])
+            for number, whole in enumerate(group, start=1):
+                batch, rows, weight = _share(whole, accelerator)
+                more = number < len(group)  # processes exchange gradients with the last batch
+                with accelerator.no_sync(objective) if more else contextlib.nullcontext():
+                    losses = objective(batch)
+                    averages.add(losses, weight=rows)
+                    if backward is None:
+                        total, share = losses["loss"], weight / len(group)
+                        accelerator.backward(total if share == 1 else total * share)
+            report = (backward(losses) or {}) if backward is not None else {}
+            require_new(report, losses.keys() | COLUMNS, "backward")
+            averages.add(report, watched=False)
+            overflow = False
+            if report.get("accepted", True):
+                if clip is not None:
+                    accelerator.unscale_gradients(optimizer)
+                    norm = nn.utils.clip_grad_norm_(parameters, clip)
+                    averages.add({"gradient_norm": norm}, watched=scaler is None)
+                overflow = _update(optimizer, scaler)
+            optimizer.zero_grad()
+            if schedule_by == "step" and not overflow:
+                _advance(schedule)
+            if after_step is not None:
+                after_step(run.step)
+
+        def close_epoch() -> dict[str, float]:
+            row = run.close(averages.close())
+            due = run.epoch % every == 0 or run.epoch == epochs or run.step == steps
+            if evaluate is not None and due:
+                row |= _evaluate(evaluate, model, accelerator, taken=row)
+            if evaluate is None or due:
+                run.judge(row, model)
+            if schedule_by == "epoch":
+                _advance(schedule, row.get(watch))
+            return row
+
+        def save() -> None:
+            averages.read()
+            run.seconds = time.perf_counter() - started
+            keeper.save()
+
+        planned = _total(epochs, steps, batches, accumulate)
+        shown = progress and accelerator.is_main_process
+        with tqdm(desc="training", total=planned, initial=run.step, disable=not shown) as bar:
+            while not run.finished:
+                stream = _epoch(batches, run, seed, accelerator, random_state)
+                while run.step != steps and (group := list(itertools.islice(stream, accumulate))):
+                    step(group)
+                    bar.update()
+                    if checkpoint_every and run.step % checkpoint_every == 0:
+                        save()
+                row = close_epoch()
+                save()
+                bar.set_postfix({k: f"{row[k]:.4g}" for k in ("loss", watch) if k in row})
+        if run.best_weights is not None:
+            model.load_state_dict(run.best_weights)
+        return run.frame(time.perf_counter() - started)
+
+
+class _Objective(nn.Module):
+    """The loss of a batch as a module: the model in it need not be called through ``forward``."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        found = self.loss(self.model, batch)
+        losses = dict(found) if isinstance(found, Mapping) else {"loss": found}
+        total = losses.get("loss")
+        if not isinstance(total, Tensor) or not total.requires_grad:
+            what = describe(found) if total is None else describe(total)
+            raise ValueError(
+                f"loss: expected a tensor with a gradient, or a dict with it as 'loss', got {what}"
+            )
+        for name, value in losses.items():
+            if not isinstance(value, Tensor) or value.dim():
+                raise ValueError(f"loss: expected {name!r} to be a scalar, got {describe(value)}")
+        require_new(losses, COLUMNS, "loss")
+        return losses
+
+
+def _evaluate(
+    evaluate: Callable[[Any], Mapping[str, Any]],
+    model: nn.Module,
+    accelerator: Accelerator,
+    *,
+    taken: Mapping[str, float],
+) -> dict[str, float]:
+    """What ``evaluate`` finds; the main process has the say, so that all decide alike."""
+    with in_mode(model, training=False), torch.no_grad(), accelerator.autocast():
+        found = evaluate(model)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"evaluate: expected named numbers, got {describe(found)}")
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"evaluate: expected a number as {name!r}, got {describe(value)}")
+    require_new(found, taken, "evaluate")
+    found = {name: float(value) for name, value in found.items()}
+    return broadcast_object_list([found])[0]
+
+
+def _epoch(
+    batches: Batches, run: Run, seed: int, accelerator: Accelerator, random_state: Any
+) -> Iterator[Any]:
+    """The batches of an epoch less those done, and the random state to go on with.
+
+    What shuffles by the global generator does so before the first batch, with the same seed in
+    every process and whenever the epoch is begun anew; what follows differs between processes.
+    """
+    device, process = accelerator.device, accelerator.process_index
+    seed_all(device, seed, run.epoch, 1)
+    stream = iter(batches(run.epoch) if callable(batches) else batches)
+    drawn = deque(itertools.islice(stream, max(run.batch, 1)), maxlen=1)
+    if not drawn:
+        raise ValueError(f"batches: expected at least one in every epoch, got none in {run.epoch}")
+    if run.batch:
+        set_random_state(random_state, device)
+        return stream
+    seed_all(device, seed, run.epoch, 2 + process)
+    return itertools.chain(drawn, stream)
+
+
+def _share(batch: Any, accelerator: Accelerator) -> tuple[Any, int, float]:
+    """This process's rows on its device, their number, and their weight in the mean gradient."""
+    first = _first_tensor(batch)
+    if first is None or not first.dim() or not len(first):
+        raise ValueError(f"batches: expected tensors with examples in rows, got {describe(batch)}")
+    rows, number, process = len(first), accelerator.num_processes, accelerator.process_index
+    part = slice(rows * process // number, rows * (process + 1) // number)
+    own = part.stop - part.start
+    if number > 1:
+        if rows < number:
+            raise ValueError(f"batches: {rows} examples cannot be shared by {number} processes")
+
+        def share(tensor: Tensor) -> Tensor:
+            return tensor[part]
+
+        batch = recursively_apply(share, batch, error_on_other_type=True)
+    return send_to_device(batch, accelerator.device, non_blocking=True), own, own * number / rows
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if not isinstance(batch, Mapping | tuple | list):
+        return None
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
+    """Make an optimizer step; whether it was left out since gradients overflowed in fp16."""
+    if scaler is None:
+        optimizer.step()
+        return False
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    return scaler.get_scale() < scale
+
+
+def _advance(schedule: LRScheduler | None, value: float | None = None) -> None:
+    if isinstance(schedule, ReduceLROnPlateau):
+        if value is not None:
+            schedule.step(value)
+    elif schedule is not None:
+        schedule.step()
+
+
+def _length(batches: Any) -> int | None:
+    """Number of batches an epoch, where it is known."""
+    return operator.length_hint(batches) or None
+
+
+def _total(epochs: int | None, steps: int | None, batches: Any, accumulate: int) -> int | None:
+    """Number of steps of the run, where it is known."""
+    length = _length(batches)
+    return steps if epochs is None or length is None else epochs * -(-length // accumulate)

@@ -1,0 +1,144 @@
+"""How far a run has come, and what it has measured."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from modalign.training.checks import Mode
+
+READ_EVERY = 200
+GIVEN = {"epochs", "steps", "patience", "watch", "mode"}
+
+
+class DivergenceError(FloatingPointError):
+    """A loss or gradient became NaN or infinite; ``history`` holds the epochs before that."""
+
+    def __init__(self, message: str, history: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+@dataclasses.dataclass
+class Run:
+    """How far a run has come."""
+
+    epochs: int | None
+    steps: int | None
+    patience: int | None
+    watch: str
+    mode: Mode
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    learning_rate: float = math.nan
+    seconds: float = 0.0
+    sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    waited: int = 0
+    best: float = math.inf
+    best_epoch: int | None = None
+    best_weights: dict[str, Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in GIVEN}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    @property
+    def finished(self) -> bool:
+        limits = ((self.epoch, self.epochs), (self.step, self.steps), (self.waited, self.patience))
+        return any(limit is not None and done >= limit for done, limit in limits)
+
+    def close(self, averages: dict[str, float]) -> dict[str, float]:
+        """End an epoch with a row of the history."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        row = {"epoch": self.epoch, "step": self.step, **averages}
+        self.history.append(row | {"learning_rate": self.learning_rate})
+        return self.history[-1]
+
+    def judge(self, row: Mapping[str, float], model: nn.Module) -> None:
+        """Keep the weights where they are the best so far; NaN is never better."""
+        if self.patience is None:
+            return
+        if self.watch not in row:
+            raise ValueError(f"watch: expected one of {', '.join(row)}, got {self.watch!r}")
+        value = row[self.watch] if self.mode == "min" else -row[self.watch]
+        if value < self.best:
+            self.waited, self.best, self.best_epoch = 0, value, self.epoch
+            self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        else:
+            self.waited += 1
+
+    def frame(self, seconds: float) -> pd.DataFrame:
+        """The history as a table."""
+        columns = list(dict.fromkeys(name for row in self.history for name in row))
+        table = pd.DataFrame(self.history, columns=columns or ["epoch", "step"])
+        table.attrs = {"seconds": seconds}
+        if self.patience is not None:
+            table.attrs["best_epoch"] = self.best_epoch
+        return table
+
+
+class Averages:
+    """Means over an epoch of values that are left on the device until they are needed.
+
+    They are read at once on a CPU, where that costs nothing, and else together: reading a value
+    makes a GPU wait.
+    """
+
+    AT_ONCE = frozenset({"cpu"})
+
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        self.run, self.accelerator = run, accelerator
+        self.pending: list[tuple[str, int, Tensor, float, bool]] = []
+        at_once = accelerator.device.type in self.AT_ONCE and accelerator.num_processes == 1
+        self.most = 1 if at_once else READ_EVERY
+
+    def add(self, values: Mapping[str, Any], *, weight: float = 1, watched: bool = True) -> None:
+        """Note values of this step. Watched ones have to be finite; else only finite ones count."""
+        for name, value in values.items():
+            tensor = torch.as_tensor(value, device=self.accelerator.device).detach()
+            self.pending.append((name, self.run.step, tensor, weight, watched))
+        if len(self.pending) >= self.most:
+            self.read()
+
+    def read(self) -> None:
+        """Add what is pending to the sums, over all processes."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        values = torch.stack([entry[2] for entry in pending])
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        weights = [entry[3] for entry in pending]
+        if self.accelerator.num_processes == 1:
+            table = [(values.tolist(), weights)]
+        else:
+            both = torch.stack([values, torch.tensor(weights).to(values)])
+            table = self.accelerator.gather(both[None]).tolist()
+        for column, (name, step, _, _, watched) in enumerate(pending):
+            for value, weight in ((process[0][column], process[1][column]) for process in table):
+                if math.isfinite(value):
+                    total = self.run.sums.setdefault(name, [0.0, 0.0])
+                    total[0] += value * weight
+                    total[1] += weight
+                elif watched:
+                    raise DivergenceError(
+                        f"{name} became {value} in step {step} (epoch {self.run.epoch + 1}). Look "
+                        "at the batch of that step; or try a lower learning rate, clip=1.0 or "
+                        "precision='no'",
+                        self.run.frame(self.run.seconds),
+                    )
+
+    def close(self) -> dict[str, float]:
+        """The means of the epoch."""
+        self.read()
+        means = {name: total / weight for name, (total, weight) in self.run.sums.items()}
+        self.run.sums.clear()
+        return means
