@@ -616,9 +616,7 @@ def record(
     ]
     todo = [task for task in wanted if _finished(parts, *task) is None]
     with (
-        concurrent.futures.ProcessPoolExecutor(
-            jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=4
-        ) as pool,
+        concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool,
         tqdm(total=len(wanted), initial=len(wanted) - len(todo), disable=not progress) as bar,
     ):
         futures = [pool.submit(_work, (*task, str(parts))) for task in todo]
