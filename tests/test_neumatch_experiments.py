@@ -215,12 +215,12 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
 
     parts = tmp_path / "neumatch" / ".shapes"
     assert not list(parts.glob("*.pt*"))
-    next(parts.glob("*Adam-1.json")).unlink()  # as if killed before this run was finished
+    next(parts.glob("*Adam-1.done")).unlink()  # as if killed before this run was finished
     record("shapes", **options, progress=False)
     assert [(row, setting.seed) for row, setting in called[4:]] == [("RP + SBN + Adam", 1)]
     pd.testing.assert_frame_equal(records.load("neumatch/shapes", tmp_path), table)
 
-    about = json.loads(next(parts.glob("*Adam-0.json")).read_text())
+    about = json.loads(next(parts.glob("*Adam-0.done")).read_text())
     assert about["setting"]["optimizer"] == "adam"
     record("shapes", **{**options, "epochs": 1, "seeds": 1}, progress=False)
     assert len(called) == 7  # other settings are other runs

@@ -555,7 +555,7 @@ def _work(task: tuple[str, Setting, str]) -> None:
     history.to_csv(part, index=False)
     scratch = part.with_suffix(".scratch")
     scratch.write_text(json.dumps(about))
-    scratch.replace(part.with_suffix(".json"))
+    scratch.replace(part.with_suffix(".done"))
     for checkpoint in part.parent.glob(f"{part.stem}.pt*"):
         checkpoint.unlink()
 
@@ -567,7 +567,7 @@ def _part(folder: pathlib.Path, row: str, seed: int) -> pathlib.Path:
 
 def _finished(folder: pathlib.Path, row: str, setting: Setting) -> dict[str, Any] | None:
     """What a finished run left, None where there is none of this setting."""
-    about = _part(folder, row, setting.seed).with_suffix(".json")
+    about = _part(folder, row, setting.seed).with_suffix(".done")
     if not about.exists():
         return None
     found = json.loads(about.read_text())
