@@ -1,6 +1,6 @@
 """Figures of the book: one style, one palette, intervals wherever a mean is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -95,6 +95,28 @@ def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(list(range(len(labels))), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def timeline(ax: Axes, times: np.ndarray, assigned: Mapping[str, np.ndarray]) -> None:
+    """Clips along their time, a strip for each assignment, coloured by the snippet they have.
+
+    Args:
+        ax: where to draw.
+        times: starts and ends of the clips (n, 2).
+        assigned: for each name the snippet of each clip; -1, for none, is left grey.
+    """
+    snippets = max(int(each.max()) for each in assigned.values()) + 1
+    shades = plt.get_cmap("cividis")(np.linspace(0, 1, max(snippets, 2)))
+    # neighbours are told apart by strong and weak shades in turn
+    shades[1::2, :3] = 0.5 + shades[1::2, :3] / 2
+    widths = times[:, 1] - times[:, 0]
+    for row, each in enumerate(assigned.values()):
+        colours = np.where((each < 0)[:, None], (0.85, 0.85, 0.85, 1), shades[each])
+        ax.bar(times[:, 0], 0.8, widths, row - 0.4, align="edge", color=colours, linewidth=0)
+    ax.set_yticks(list(range(len(assigned))), list(assigned))
+    ax.set_ylim(len(assigned) - 0.5, -0.5)
+    ax.set_xlim(times[0, 0], times[-1, 1])
+    ax.grid(False)
 
 
 def modalities(ax: Axes, points: Sequence[np.ndarray], labels: Sequence[str]) -> None:

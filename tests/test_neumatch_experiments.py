@@ -13,12 +13,15 @@ from modalign import records
 from modalign.models import neumatch_experiments as experiments
 from modalign.models.alignment_data import shapes_samples
 from modalign.models.neumatch_experiments import (
+    MEASURES,
+    NONE,
     PAPER,
     ROWS,
     Setting,
     WarmupPlateau,
     assign,
     build,
+    claims,
     early_stopped,
     measure,
     norm_ratios,
@@ -153,6 +156,32 @@ def test_unknown_choices_are_refused(options, message):
         Setting(**options)
 
 
+def test_claims_are_paired_by_seed():
+    rows = [
+        {"row": row, "seed": seed, "epoch": epoch, **dict.fromkeys(MEASURES, value + 0.1 * seed)}
+        for row, value in ((PAPER, 0.3), ("RP + SBN + Adam", 0.1), (NONE, 0.3))
+        for seed in range(5)
+        for epoch in (10, 20)
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[table["row"] == NONE, MEASURES[0]] += 0.01 * (table["seed"] - 2)
+    for split in ("video_accuracy", "text_iou"):
+        table[f"validation {split}"] = table[f"test {split}"]
+    found = claims(table).set_index(["claim", "measure"])
+    lars = found.loc["LARS beats Adam"]
+    assert lars["mean"].tolist() == pytest.approx([0.2, 0.2])
+    assert lars["verdict"].tolist() == ["holds", "holds"]
+    assert lars["published"].tolist() == pytest.approx([0.089, 0.048])
+    assert found.loc[("RP, SBN and LARS beat none of them", MEASURES[0]), "verdict"] == "undecided"
+    assert "SBN beats 2xLN" not in found.index
+
+
+def test_every_claim_names_rows_that_are_run_and_published():
+    for pair in experiments.CLAIMS.values():
+        assert set(pair) <= set(ROWS) | {experiments.STOPPED}
+        assert set(pair) <= set(experiments.PUBLISHED)
+
+
 def test_early_stopping_reads_the_evaluation_that_validation_chooses():
     table = pd.DataFrame(
         {
@@ -179,15 +208,19 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     assert table.attrs["parameters"]["seeds"] == 2
     assigned = records.load("neumatch/shapes-assigned", tmp_path)
     assert assigned["video"].nunique() == 4
+    baselines = records.load("neumatch/shapes-baselines", tmp_path)
+    truth = baselines[baselines["assignment"] == "truth"]
+    assert truth["text_iou"].tolist() == [1, 1]
+    assert set(baselines["assignment"]) > {"all unmatched", "uniform", "DTW", "Drop-DTW"}
 
     parts = tmp_path / "neumatch" / ".shapes"
     assert not list(parts.glob("*.pt*"))
-    next(parts.glob("*Adam-1.json")).unlink()  # as if killed before this run was finished
+    next(parts.glob("*Adam-1.done")).unlink()  # as if killed before this run was finished
     record("shapes", **options, progress=False)
     assert [(row, setting.seed) for row, setting in called[4:]] == [("RP + SBN + Adam", 1)]
     pd.testing.assert_frame_equal(records.load("neumatch/shapes", tmp_path), table)
 
-    about = json.loads(next(parts.glob("*Adam-0.json")).read_text())
+    about = json.loads(next(parts.glob("*Adam-0.done")).read_text())
     assert about["setting"]["optimizer"] == "adam"
     record("shapes", **{**options, "epochs": 1, "seeds": 1}, progress=False)
     assert len(called) == 7  # other settings are other runs

@@ -59,3 +59,14 @@ def test_the_palette_has_no_two_colours_alike():
 def test_modalities_need_a_label_each(ax):
     with pytest.raises(ValueError, match="shorter"):
         plots.modalities(ax, [np.zeros((3, 2))] * 2, ["only one"])
+
+
+def test_timeline_draws_a_strip_for_each_assignment_and_leaves_unmatched_clips_grey(ax):
+    times = np.array([[0.0, 2.0], [2.0, 3.0], [3.0, 7.0]])
+    plots.timeline(ax, times, {"truth": np.array([0, 0, -1]), "found": np.array([0, 1, 2])})
+    colours = [to_hex(patch.get_facecolor()) for patch in ax.patches]
+    assert [patch.get_width() for patch in ax.patches[:3]] == [2, 1, 4]
+    assert colours[0] == colours[1] == colours[3]
+    assert colours[2] == "#d9d9d9"
+    assert len(set(colours[3:])) == 3
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["truth", "found"]
