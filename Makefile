@@ -40,15 +40,9 @@ test: lint
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
-<<<<<<< HEAD
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
-=======
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.training
->>>>>>> neumatch
 
 env: $(VENV)/.has-book
 
