@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -214,16 +215,42 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     assert set(baselines["assignment"]) > {"all unmatched", "uniform", "DTW", "Drop-DTW"}
 
     parts = tmp_path / "neumatch" / ".shapes"
-    assert not list(parts.glob("*.pt*"))
-    next(parts.glob("*Adam-1.done")).unlink()  # as if killed before this run was finished
+    next(parts.glob("*Adam-1-*.done")).unlink()  # as if killed before this run was finished
     record("shapes", **options, progress=False)
     assert [(row, setting.seed) for row, setting in called[4:]] == [("RP + SBN + Adam", 1)]
     pd.testing.assert_frame_equal(records.load("neumatch/shapes", tmp_path), table)
 
-    about = json.loads(next(parts.glob("*Adam-0.done")).read_text())
+    about = json.loads(next(parts.glob("*Adam-0-*.done")).read_text())
     assert about["setting"]["optimizer"] == "adam"
     record("shapes", **{**options, "epochs": 1, "seeds": 1}, progress=False)
     assert len(called) == 7  # other settings are other runs
+
+
+def test_more_epochs_prolong_a_sweep_and_end_as_if_never_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.concurrent.futures, "ProcessPoolExecutor", Inline)
+    options = {"rows": [PAPER, "RP + SBN + Adam, warm-up"], "seeds": 1, "progress": False, **TINY}
+    resumed, fit = [], experiments.fit
+
+    def watched(*given, checkpoint, **settings):
+        resumed.append(pathlib.Path(checkpoint).exists())
+        return fit(*given, checkpoint=checkpoint, **settings)
+
+    monkeypatch.setattr(experiments, "fit", watched)
+    record("shapes", folder=tmp_path / "a", **options)
+    record("shapes", folder=tmp_path / "a", name="longer", **{**options, "epochs": 12})
+    record("shapes", folder=tmp_path / "b", **{**options, "epochs": 12})
+    # the rate of a warm-up follows from the number of epochs, so that row starts anew
+    assert resumed == [False, False, True, False, False, False]
+    longer, once = (
+        records.load(name, folder)
+        for name, folder in (
+            ("neumatch/longer", tmp_path / "a"),
+            ("neumatch/shapes", tmp_path / "b"),
+        )
+    )
+    last = [table.groupby("row").tail(1).reset_index(drop=True) for table in (longer, once)]
+    pd.testing.assert_frame_equal(*last)
+    assert records.load("neumatch/shapes", tmp_path / "a")["epoch"].max() == TINY["epochs"]
 
 
 class Inline:

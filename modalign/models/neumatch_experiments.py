@@ -11,10 +11,12 @@ evaluation whose sum of both measures was best on the validation split.
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import multiprocessing
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -533,8 +535,8 @@ def _work(task: tuple[str, Setting, str]) -> None:
     """Run one (row, seed) and keep it in its own files, the table last and in one piece."""
     row, setting, folder = task
     torch.set_num_threads(1)
-    started = time.perf_counter()
-    part = _part(pathlib.Path(folder), row, setting.seed)
+    part = _part(pathlib.Path(folder), row, setting)
+    _prolong(part.parent, row, setting)
     found = train(setting, checkpoint=part.with_suffix(".pt"), progress=False)
     history = found.history.dropna(axis=1, how="all")
     history.insert(0, "row", row)
@@ -548,7 +550,7 @@ def _work(task: tuple[str, Setting, str]) -> None:
     ]
     about = {
         "setting": dataclasses.asdict(setting),
-        "seconds": time.perf_counter() - started,
+        "seconds": found.history.attrs["seconds"],
         "commit": records.provenance()["commit"],
         "assigned": assigned,
     }
@@ -556,27 +558,43 @@ def _work(task: tuple[str, Setting, str]) -> None:
     scratch = part.with_suffix(".scratch")
     scratch.write_text(json.dumps(about))
     scratch.replace(part.with_suffix(".done"))
-    for checkpoint in part.parent.glob(f"{part.stem}.pt*"):
-        checkpoint.unlink()
 
 
-def _part(folder: pathlib.Path, row: str, seed: int) -> pathlib.Path:
+def _part(folder: pathlib.Path, row: str, setting: Setting) -> pathlib.Path:
+    """Where a run is kept; its checkpoint lies beside it."""
     name = "".join(letter if letter.isalnum() else "-" for letter in row)
-    return folder / f"{name}-{seed}.csv"
+    given = json.dumps(dataclasses.asdict(setting), sort_keys=True)
+    digest = hashlib.sha256(given.encode()).hexdigest()[:12]
+    return folder / f"{name}-{setting.seed}-{digest}.csv"
+
+
+def _prolong(folder: pathlib.Path, row: str, setting: Setting) -> None:
+    """Let a run begin where the longest of its shorter ones ended.
+
+    A warm-up follows from the number of epochs: with it no run is the beginning of another.
+    """
+    checkpoint = _part(folder, row, setting).with_suffix(".pt")
+    if checkpoint.exists() or setting.optimizer == "adam-warmup":
+        return
+    for epochs in range(setting.epochs - 1, 0, -1):
+        shorter = _part(folder, row, dataclasses.replace(setting, epochs=epochs))
+        if shorter.with_suffix(".done").exists() and shorter.with_suffix(".pt").exists():
+            for kept in folder.glob(f"{shorter.stem}.pt*"):
+                scratch = shutil.copy(kept, checkpoint.with_suffix(".scratch"))
+                scratch.replace(folder / kept.name.replace(shorter.stem, checkpoint.stem))
+            return
 
 
 def _finished(folder: pathlib.Path, row: str, setting: Setting) -> dict[str, Any] | None:
     """What a finished run left, None where there is none of this setting."""
-    about = _part(folder, row, setting.seed).with_suffix(".done")
-    if not about.exists():
-        return None
-    found = json.loads(about.read_text())
-    return found if found["setting"] == dataclasses.asdict(setting) else None
+    about = _part(folder, row, setting).with_suffix(".done")
+    return json.loads(about.read_text()) if about.exists() else None
 
 
 def record(
     dataset: Dataset = "shapes",
     *,
+    name: str | None = None,
     rows: Sequence[str] = tuple(ROWS),
     seeds: int = 5,
     jobs: int = 1,
@@ -586,14 +604,16 @@ def record(
 ) -> None:
     """Train every row with every seed, and keep three tables in ``results/neumatch/``.
 
-    ``{dataset}`` holds the evaluated epochs of all runs (the ratios of the last one are means over
-    the last 20 epochs, as in Table 3), ``{dataset}-assigned`` what the paper's row gave to each
-    test clip with seed 0, ``{dataset}-baselines`` the measures of :func:`baselines` by seed. A
+    ``{name}`` holds the evaluated epochs of all runs (the ratios of the last one are means over
+    the last 20 epochs, as in Table 3), ``{name}-assigned`` what the paper's row gave to each
+    test clip with seed 0, ``{name}-baselines`` the measures of :func:`baselines` by seed. A
     call that was killed goes on where it was: finished runs are kept in ``.{dataset}`` beside the
-    tables, and an unfinished one resumes from its last epoch.
+    tables, and an unfinished one, or one that was asked for fewer epochs, resumes from its last
+    epoch. The checkpoints (40 MB each on YMS) can be deleted.
 
     Args:
         dataset: ``"shapes"`` or ``"yms"``.
+        name: of the tables, in place of the data set's.
         rows: names of :data:`ROWS`.
         seeds: number of seeds, from 0.
         jobs: processes, of one thread each.
@@ -627,7 +647,8 @@ def record(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _combine(dataset, wanted, parts, root, seeds, options)
+    name = name or dataset
+    _combine(name, wanted, parts, root, {"dataset": dataset, "seeds": seeds, **options})
     started = time.perf_counter()
     usual = Setting(dataset=dataset, **options)
     table = pd.concat(
@@ -638,17 +659,17 @@ def record(
     )
     given = {"dataset": dataset, "seeds": seeds, **options}
     seconds = time.perf_counter() - started
-    name = f"neumatch/{dataset}-baselines"
-    records.save(table, name, parameters=given, seconds=seconds, folder=root)
+    records.save(
+        table, f"neumatch/{name}-baselines", parameters=given, seconds=seconds, folder=root
+    )
 
 
 def _combine(
-    dataset: str,
+    name: str,
     wanted: Sequence[tuple[str, Setting]],
     parts: pathlib.Path,
     root: pathlib.Path,
-    seeds: int,
-    options: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Put finished runs into the two tables."""
     tables, assigned, seconds, commits = [], pd.DataFrame(), 0.0, set()
@@ -656,7 +677,7 @@ def _combine(
         about = _finished(parts, row, setting)
         if about is None:
             raise RuntimeError(f"record: run {row!r} with seed {setting.seed} left no result")
-        history = pd.read_csv(_part(parts, row, setting.seed))
+        history = pd.read_csv(_part(parts, row, setting))
         ratios = [column for column in history if column.startswith("ratio")]
         history.loc[history.index[-1], ratios] = history[ratios].tail(20).mean()
         tables.append(history.dropna(subset=["test text_iou"]))
@@ -665,17 +686,16 @@ def _combine(
         seconds += about["seconds"]
         commits.add(str(about["commit"]))
     given = {
+        **given,
         "rows": list(dict.fromkeys(row for row, _ in wanted)),
-        "seeds": seeds,
-        **options,
         "commits": sorted(commits),
         "usual": {k: v for k, v in dataclasses.asdict(wanted[0][1]).items() if k != "seed"},
     }
     table = pd.concat(tables, ignore_index=True)
-    records.save(table, f"neumatch/{dataset}", parameters=given, seconds=seconds, folder=root)
+    records.save(table, f"neumatch/{name}", parameters=given, seconds=seconds, folder=root)
     if len(assigned):
         records.save(
-            assigned, f"neumatch/{dataset}-assigned", parameters=given, seconds=seconds, folder=root
+            assigned, f"neumatch/{name}-assigned", parameters=given, seconds=seconds, folder=root
         )
 
 
