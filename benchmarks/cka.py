@@ -7,11 +7,7 @@ machine. A ratio above 1 says that ours is faster. The error of a map is its lar
 the same activations compared in float64 by the formula of Song et al. (2012) as printed.
 """
 
-import argparse
 import contextlib
-import json
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
@@ -20,25 +16,11 @@ from cka import CKA as PytorchCKA
 from cka.cka import cka_from_features
 from torch import Tensor, nn
 from torch_cka import CKA as TorchCKA
-from tqdm import tqdm
 
+from benchmarks.common import paired, parser, write
 from modalign.cka import cka, cka_matrix
-from modalign.records import provenance
 
 SHAPES = [(512, 64), (512, 1024), (4096, 256), (256, 4096)]
-
-
-def paired(calls: dict[str, Callable[[], object]], repeats: int, label: str) -> dict[str, float]:
-    """Median seconds of each call, taken in turn after one warm-up round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in tqdm(range(repeats + 1), desc=label, leave=False):
-        order = list(calls.items())
-        for name, call in order if repeat % 2 else reversed(order):
-            start = time.perf_counter()
-            call()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def step(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[], object]:
@@ -195,16 +177,10 @@ def show(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15, help="paired repeats a case")
-    parser.add_argument("--json", help="also write the rows and their provenance to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = parser(__doc__, repeats=15).parse_args()
     rows = losses(arguments.repeats) + maps(arguments.repeats)
     print(show(rows))
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"rows": rows, **provenance()}, file, indent=2)
+    write(arguments.json, rows=rows)
 
 
 if __name__ == "__main__":

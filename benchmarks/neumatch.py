@@ -14,18 +14,14 @@ Times are the median of paired repeats: ours and the peer's alternate, so that b
 machine. A ratio above 1 says that ours is faster.
 """
 
-import argparse
-import json
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.cka import paired
+from benchmarks.common import paired, parser, write
 from modalign.lars import LARS
 from modalign.models.alignment_data import Batch
 from modalign.models.neumatch import EFFECTS, NeuMATCH, SequenceStack, SmallStack, positions
-from modalign.records import provenance
 
 SAMPLES, CLIPS, SNIPPETS, ACTIONS = 32, 94, 40, 108
 
@@ -195,11 +191,7 @@ def steps(repeats: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="paired repeats")
-    parser.add_argument("--json", help="also write the rows and their provenance to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = parser(__doc__, repeats=5).parse_args()
     rows = steps(arguments.repeats)
     for row in rows:
         print(
@@ -207,9 +199,7 @@ def main() -> None:
             f"ratio {row['ratio']:.1f}; logits differ by {row['logits_differ']:.0e}, gradients by "
             f"{row['gradients_differ']:.0e}"
         )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"rows": rows, **provenance()}, file, indent=2)
+    write(arguments.json, rows=rows)
 
 
 if __name__ == "__main__":

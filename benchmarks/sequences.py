@@ -2,24 +2,21 @@
 
 python -m benchmarks.sequences [--repeats 15] [--json FILE]
 
-Times are the median of paired repeats, as in benchmarks.cka. A cost above 1 says that ours is
+Times are the median of paired repeats, as in benchmarks.common. A cost above 1 says that ours is
 slower. The peers do less than ours: Adam takes no norms, nn.LSTM normalises nothing and
 nn.BatchNorm1d knows no padding. Sizes are those of NeuMATCH: its 46 tensors, and batches of 32
 sequences of up to 100 steps and 300 features.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cka import paired
+from benchmarks.common import paired, parser, write
 from modalign.lars import LARS
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.projection import RandomProjection
-from modalign.records import provenance
 
 B, T, P = 32, 100, 300
 
@@ -82,11 +79,7 @@ def cases() -> dict[str, dict[str, Callable[[], object]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15, help="paired repeats a case")
-    parser.add_argument("--json", help="also write the rows and their provenance to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = parser(__doc__, repeats=15).parse_args()
     rows = []
     print(f"{'case':34} {'ours':18} {'peer':32} {'ours ms':>8} {'peer ms':>8} {'cost':>6}")
     for case, calls in cases().items():
@@ -95,9 +88,7 @@ def main() -> None:
         print(
             f"{case:34} {ours:18} {peer:32} {1e3 * own:8.2f} {1e3 * other:8.2f} {own / other:6.2f}"
         )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"rows": rows, **provenance()}, file, indent=2)
+    write(arguments.json, rows=rows)
 
 
 if __name__ == "__main__":

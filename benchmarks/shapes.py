@@ -6,9 +6,7 @@ Rates are medians over the repeats. Memory is the highest that Python and NumPy 
 a stream of the given length was read, less what they held before.
 """
 
-import argparse
 import itertools
-import json
 import resource
 import statistics
 import time
@@ -18,6 +16,7 @@ from collections.abc import Callable
 import datasets
 from tqdm import tqdm
 
+from benchmarks.common import parser, write
 from modalign.data.shapes import (
     as_iterable,
     captions,
@@ -27,7 +26,6 @@ from modalign.data.shapes import (
     render_video,
     sample_scene,
 )
-from modalign.records import provenance
 
 
 def rate(call: Callable[[], object], number: int, repeats: int, label: str) -> float:
@@ -80,11 +78,9 @@ def peak(length: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--number", type=int, default=1024, help="scenes a repeat (from 16)")
-    parser.add_argument("--json", help="also write the numbers to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--number", type=int, default=1024, help="scenes a repeat (from 16)")
+    arguments = options.parse_args()
     found = rates(arguments.number, arguments.repeats)
     for name, value in found.items():
         print(f"{name:36} {value:8.0f} a second")
@@ -94,15 +90,7 @@ def main() -> None:
         print(f"stream of {length:>5} rows                 {value:8.1f} MB at most")
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(f"whole process                        {resident:8.0f} MB at most")
-    if arguments.json:
-        record = {
-            "rates": found,
-            "peak_mb": peaks,
-            "process_mb": resident,
-            "provenance": provenance(),
-        }
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
+    write(arguments.json, rates=found, peak_mb=peaks, process_mb=resident)
 
 
 if __name__ == "__main__":

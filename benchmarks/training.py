@@ -8,8 +8,6 @@ Times are medians over the repeats; what the loop adds is the median of paired d
 what a call costs before its first step, which is given by itself.
 """
 
-import argparse
-import json
 import pathlib
 import statistics
 import tempfile
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from modalign.records import provenance
+from benchmarks.common import parser, write
 from modalign.training import fit, seeded, shuffled
 
 WIDTHS = (64, 512, 640)
@@ -114,11 +112,7 @@ def checkpoint(width: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", help="also write the table here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = parser(__doc__, repeats=15).parse_args()
     table = {}
     print("perceptron of width   by hand, ms a step     fit   added us   added %   a call, ms")
     for width in WIDTHS:
@@ -130,10 +124,7 @@ def main() -> None:
         )
     kept = checkpoint(WIDTHS[-1], arguments.repeats)
     print(f"a checkpoint of {kept['mb']:.1f} MB: {kept['ms']:.0f} ms")
-    if arguments.json:
-        record = {"steps": table, "checkpoint": kept, "provenance": provenance()}
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
+    write(arguments.json, steps=table, checkpoint=kept)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Recorded runs: a tidy table beside the provenance that makes it a fact."""
+"""Recorded runs: sweeps over seeds, and tidy tables beside the provenance that makes them facts."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -13,12 +15,17 @@ import resource
 import subprocess
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+from tqdm import tqdm
 
 import modalign
 
 if typing.TYPE_CHECKING:
     import pandas as pd
+
+Task = typing.TypeVar("Task")
+Found = typing.TypeVar("Found")
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "torchmetrics", "jaxtyping")
 
@@ -197,6 +204,51 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
             "make the run again"
         )
     return table
+
+
+def each(
+    work: Callable[[Task], Found],
+    tasks: Sequence[Task],
+    *,
+    jobs: int = 1,
+    title: str | None = None,
+    progress: bool = True,
+) -> list[Found]:
+    """Run the tasks of a sweep in processes of their own, each on one thread of torch.
+
+    A run then gives the same numbers whatever runs beside it. An error ends the sweep: what has
+    not begun is dropped.
+
+    Args:
+        work: a function of a module, which a process can import.
+        tasks: its arguments, one call each.
+        jobs: processes at a time.
+        title: what the bar is called.
+        progress: show a bar.
+
+    Returns:
+        What each call returned, in the order of ``tasks``.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool,
+        tqdm(total=len(tasks), desc=title, disable=not progress) as bar,
+    ):
+        calls = [pool.submit(work, task) for task in tasks]
+        try:
+            for call in concurrent.futures.as_completed(calls):
+                call.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [call.result() for call in calls]
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def listing(names: Iterable[str], folder: str | pathlib.Path | None = None) -> pd.DataFrame:

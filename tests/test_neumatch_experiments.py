@@ -199,7 +199,7 @@ def test_early_stopping_reads_the_evaluation_that_validation_chooses():
 def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     options = {"rows": [PAPER, "RP + SBN + Adam"], "seeds": 2, "folder": tmp_path, **TINY}
     called = []
-    monkeypatch.setattr(experiments.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(records, "each", in_this_process)
     work = experiments._work
     monkeypatch.setattr(experiments, "_work", lambda task: (called.append(task[:2]), work(task)))
     record("shapes", **options, progress=False)
@@ -227,7 +227,7 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
 
 
 def test_more_epochs_prolong_a_sweep_and_end_as_if_never_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(records, "each", in_this_process)
     options = {"rows": [PAPER, "RP + SBN + Adam, warm-up"], "seeds": 1, "progress": False, **TINY}
     resumed, fit = [], experiments.fit
 
@@ -253,25 +253,8 @@ def test_more_epochs_prolong_a_sweep_and_end_as_if_never_stopped(tmp_path, monke
     assert records.load("neumatch/shapes", tmp_path / "a")["epoch"].max() == TINY["epochs"]
 
 
-class Inline:
-    """Runs what is submitted at once, in this process."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, work, task):
-        future = experiments.concurrent.futures.Future()
-        future.set_result(work(task))
-        return future
-
-    def shutdown(self, **_):
-        pass
+def in_this_process(work, tasks, **_):
+    return [work(task) for task in tasks]
 
 
 def test_a_sweep_in_processes_of_its_own(tmp_path):

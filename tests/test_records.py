@@ -1,4 +1,5 @@
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -104,3 +105,24 @@ def test_provenance_tells_which_data_were_at_hand(tmp_path, monkeypatch):
     assert (found["files"], found["bytes"]) == (1, 4)
     (tmp_path / "set" / "rows.csv").write_text("a,b,c\n")
     assert records.provenance()["data"]["fingerprint"] != found["fingerprint"]
+
+
+def square(number):
+    import torch
+
+    if number < 0:
+        raise ValueError(f"number: expected 0 or more, got {number}")
+    return number**2, torch.get_num_threads(), os.getpid()
+
+
+def test_the_tasks_of_a_sweep_come_back_in_their_order_each_on_one_thread():
+    found = records.each(square, [3, 1, 2, 5], jobs=2, progress=False)
+    squares, threads, processes = zip(*found, strict=True)
+    assert squares == (9, 1, 4, 25)
+    assert set(threads) == {1}
+    assert os.getpid() not in processes
+
+
+def test_an_error_in_a_task_ends_the_sweep():
+    with pytest.raises(ValueError, match="number: expected 0 or more, got -1"):
+        records.each(square, [1, -1, 2], progress=False)

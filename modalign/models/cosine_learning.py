@@ -4,10 +4,9 @@ Two encoders, one a modality, are trained so that paired examples point the same
 paper leaves open is a field of :class:`Setting`; the chapter maps the choices.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import itertools
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -17,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from modalign import metrics, records
 from modalign._checks import checked, require_choice
@@ -264,8 +262,7 @@ def settings(
     return list(chosen)
 
 
-def _history(setting: Setting, device: str) -> pd.DataFrame:
-    torch.set_num_threads(1)
+def _history(setting: Setting, *, device: str) -> pd.DataFrame:
     columns = dataclasses.asdict(setting)
     history = train(setting, device=device).history
     return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
@@ -273,11 +270,8 @@ def _history(setting: Setting, device: str) -> pd.DataFrame:
 
 def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.DataFrame:
     """Train every setting, in ``jobs`` processes of one thread each; rows as :func:`train`'s."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-        tasks = pool.map(_history, runs, itertools.repeat(device))
-        histories = list(tqdm(tasks, total=len(runs), desc="runs"))
-    return pd.concat(histories, ignore_index=True)
+    work = functools.partial(_history, device=device)
+    return pd.concat(records.each(work, runs, jobs=jobs, title="runs"), ignore_index=True)
 
 
 def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:

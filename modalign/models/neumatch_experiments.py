@@ -8,13 +8,11 @@ and text IoU on the test split. Early stopping is no run of its own: it reads a 
 evaluation whose sum of both measures was best on the validation split.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import pathlib
 import shutil
 import time
@@ -534,7 +532,6 @@ def early_stopped(table: pd.DataFrame) -> pd.DataFrame:
 def _work(task: tuple[str, Setting, str]) -> None:
     """Run one (row, seed) and keep it in its own files, the table last and in one piece."""
     row, setting, folder = task
-    torch.set_num_threads(1)
     part = _part(pathlib.Path(folder), row, setting)
     _prolong(part.parent, row, setting)
     found = train(setting, checkpoint=part.with_suffix(".pt"), progress=False)
@@ -580,7 +577,8 @@ def _prolong(folder: pathlib.Path, row: str, setting: Setting) -> None:
         shorter = _part(folder, row, dataclasses.replace(setting, epochs=epochs))
         if shorter.with_suffix(".done").exists() and shorter.with_suffix(".pt").exists():
             for kept in folder.glob(f"{shorter.stem}.pt*"):
-                scratch = shutil.copy(kept, checkpoint.with_suffix(".scratch"))
+                scratch = checkpoint.with_suffix(".scratch")
+                shutil.copy(kept, scratch)
                 scratch.replace(folder / kept.name.replace(shorter.stem, checkpoint.stem))
             return
 
@@ -634,19 +632,8 @@ def record(
         for seed in range(seeds)
         for row in rows
     ]
-    todo = [task for task in wanted if _finished(parts, *task) is None]
-    with (
-        concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool,
-        tqdm(total=len(wanted), initial=len(wanted) - len(todo), disable=not progress) as bar,
-    ):
-        futures = [pool.submit(_work, (*task, str(parts))) for task in todo]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    todo = [(*task, str(parts)) for task in wanted if _finished(parts, *task) is None]
+    records.each(_work, todo, jobs=jobs, title=f"{dataset} runs", progress=progress)
     name = name or dataset
     _combine(name, wanted, parts, root, {"dataset": dataset, "seeds": seeds, **options})
     started = time.perf_counter()

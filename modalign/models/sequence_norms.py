@@ -9,10 +9,8 @@ without normalisation.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
-import multiprocessing
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,7 +19,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from modalign import metrics, records
 from modalign._checks import require_choice
@@ -300,7 +297,6 @@ def train(setting: Setting) -> pd.DataFrame:
 
 def last(setting: Setting) -> dict[str, Any]:
     """A run's setting and its last epoch, as one row."""
-    torch.set_num_threads(1)
     return {**dataclasses.asdict(setting), **train(setting).iloc[-1].to_dict()}
 
 
@@ -375,12 +371,10 @@ def settings(name: str, seeds: Iterable[int]) -> list[Setting]:
 
 def record(*, seeds: int = 10, jobs: int = 1) -> None:
     """Run the sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
-    context = multiprocessing.get_context("spawn")
     for name, grid in GRIDS.items():
         start = time.perf_counter()
         runs = settings(name, range(seeds))
-        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-            found = list(tqdm(pool.map(last, runs), total=len(runs), desc=name))
+        found = records.each(last, runs, jobs=jobs, title=name)
         varied = [column for column in grid if len(grid[column]) > 1]
         usual = dataclasses.asdict(runs[0])
         fixed = {c: v for c, v in usual.items() if c not in [*varied, "seed", "learning_rate"]}

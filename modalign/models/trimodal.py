@@ -4,10 +4,9 @@ It learns from the shapes world, where it is known which sentence is true of whi
 spoken digits, where it is known which digit a recording says.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import itertools
-import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -325,8 +324,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 RECORDED: dict[str, Any] = {"examples": 3000}
 
 
-def _measure(condition: str, setting: Setting, device: str) -> pd.DataFrame:
-    torch.set_num_threads(1)
+def _measure(task: tuple[str, Setting], *, device: str) -> pd.DataFrame:
+    condition, setting = task
     run = train(setting, device=device, progress=False)
     rows = [evaluate(run, name).assign(held_out=name) for name in run.held_out]
     return pd.concat(rows).assign(condition=condition, seed=setting.seed)
@@ -358,14 +357,12 @@ def record(
             (name, Setting(**RECORDED, **CONDITIONS[name], seed=seed))
             for name, seed in itertools.product(chosen, range(seeds))
         ]
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-            tasks = pool.map(_measure, *zip(*runs, strict=True), itertools.repeat(device))
-            scores = pd.concat(tqdm(tasks, total=len(runs), desc=table), ignore_index=True)
+        work = functools.partial(_measure, device=device)
+        scores = records.each(work, runs, jobs=jobs, title=table)
         fixed = dataclasses.asdict(Setting(**RECORDED))
         parameters = {"conditions": {name: CONDITIONS[name] for name in chosen}, "seeds": seeds}
         records.save(
-            scores,
+            pd.concat(scores, ignore_index=True),
             table,
             parameters=parameters | {"fixed": fixed},
             seconds=time.perf_counter() - start,
