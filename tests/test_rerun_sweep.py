@@ -322,13 +322,18 @@ def test_a_killed_workers_run_is_made_again_and_no_other(tiny_book, tmp_path, cl
             before = count(output, "finished")
             until(lambda before=before: count(output, "finished") > before, "a run to finish")
             worker = cluster.workers[number]
-            family = [each.pid for each in psutil.Process(worker.pid).children(recursive=True)]
-            until(lambda family=family: running_in(family), "the worker to run something")
-            killed.append(running_in(family)[0])
+            killed.append(run_of(worker))
             worker.end()
             cluster.workers[number] = cluster.start_worker()
 
-    def running_in(pids):
+    def run_of(worker):
+        found = []
+        until(lambda: found.extend(running(worker)) or found, "the worker to run something")
+        return found[0]
+
+    def running(worker):
+        # a worker that was just started gets its processes later
+        pids = [each.pid for each in psutil.Process(worker.pid).children(recursive=True)]
         lasts = [(name, lines[-1]) for name, lines in events(output).items() if lines]
         return [name for name, last in lasts if last["event"] == "started" and last["pid"] in pids]
 

@@ -1,6 +1,8 @@
 import json
 import pathlib
 import random
+import subprocess
+import sys
 
 import accelerate
 import datasets
@@ -703,7 +705,14 @@ def on_a_process(folder: pathlib.Path) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    accelerate.debug_launcher(on_a_process, args=(tmp_path,), num_processes=2)
+    # the launcher forks, and a child of this process could wait for ever for a thread that a test
+    # before this one started
+    launch = (
+        "import pathlib, sys, accelerate; from test_training import on_a_process as work\n"
+        "accelerate.debug_launcher(work, args=(pathlib.Path(sys.argv[1]),), num_processes=2)"
+    )
+    here = pathlib.Path(__file__).parent
+    subprocess.run([sys.executable, "-c", launch, tmp_path], cwd=here, check=True, timeout=300)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["processes"] == 2
     assert first["plain"] == pytest.approx(plain(), abs=1e-6)
