@@ -24,6 +24,7 @@ from modalign.data.shapes import (
     render_video,
     sample,
     sample_scene,
+    sample_sequence,
     stream,
 )
 
@@ -206,3 +207,18 @@ def test_only_what_is_asked_for_is_computed(monkeypatch):
 def test_what_cannot_be_is_refused_before_any_row(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_sequences_are_rows_too(tmp_path):
+    options = {"views": ["sequence"], "events": 4, "unmatched_clips": 0.4, "resolution": 16}
+    rows = as_dataset(6, **options, cache_dir=tmp_path)
+    for i, row in enumerate(rows):
+        drawn = sample_sequence(0, i, events=4, unmatched_clips=0.4)
+        assert row["snippets"] == [snippet.text for snippet in drawn.snippets]
+        for clip, snippet in enumerate(row["clip_snippet"]):
+            assert drawn.matches[:, clip].nonzero()[0].tolist() == [snippet] * (snippet >= 0)
+        shown = [each.video(3, 16).images[1] for each in drawn.clips]
+        assert (np.stack([np.asarray(picture) for picture in row["clips"]]) == shown).all()
+    assert any(-1 in row["clip_snippet"] for row in rows)
+    with pytest.raises(ValueError, match="events: expected 1 to 200, got 0"):
+        as_iterable(views=["sequence"], events=0)

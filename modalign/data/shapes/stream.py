@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import datasets
+import numpy as np
 import scipy.io.wavfile
+from PIL import Image
 
 from modalign._checks import checked, require_choice
 from modalign.data.shapes.audio import render_audio
@@ -20,6 +22,7 @@ from modalign.data.shapes.questions import ANSWERS, questions
 from modalign.data.shapes.render import render_images, render_video
 from modalign.data.shapes.samples import Sample, sample
 from modalign.data.shapes.scene import Split, scene_generator
+from modalign.data.shapes.sequences import sample_sequence
 from modalign.data.shapes.text import captions, statement
 
 View = Literal[
@@ -35,6 +38,7 @@ View = Literal[
     "entailment",
     "pair",
     "objects",
+    "sequence",
 ]
 VIEWS: tuple[View, ...] = get_args(View)
 _BATCH = 64
@@ -64,6 +68,9 @@ class Options:
     ``entailment``  ``premise`` (None where it is the picture), ``hypothesis``, ``judgement``
     ``pair``        ``left`` and ``right``: pictures; ``pair_text``; ``pair_true``, which half are
     ``objects``     ``objects``: shape, colour, size, motion, place and travel of each
+    ``sequence``    a sequence of its own scenes, from :func:`sample_sequence`: ``clips``, a picture
+                    from the middle of each; ``snippets``; ``clip_snippet``, the snippet that tells
+                    each clip, -1 for none
     ==============  ==========================================================================
 
     Attributes:
@@ -86,6 +93,10 @@ class Options:
         text_other: as in :func:`sample`.
         text_absent: as in :func:`sample`.
         audio_other: as in :func:`sample`.
+        events: as in :func:`sample_sequence`.
+        most_clips: as in :func:`sample_sequence`.
+        unmatched_clips: as in :func:`sample_sequence`.
+        unmatched_snippets: as in :func:`sample_sequence`.
 
     Raises:
         ValueError: for no view, or an unknown view or premise.
@@ -108,6 +119,10 @@ class Options:
     text_other: float = 0.0
     text_absent: float = 0.0
     audio_other: float = 0.0
+    events: int = 10
+    most_clips: int = 3
+    unmatched_clips: float = 0.2
+    unmatched_snippets: float = 0.2
 
     def __post_init__(self) -> None:
         if isinstance(self.views, str) or not self.views:
@@ -260,6 +275,13 @@ def features(options: Options) -> datasets.Features:
             "pair_true": value("bool"),
         },
         "objects": {"objects": many(named)},
+        "sequence": {
+            "clips": (
+                datasets.Array4D((None, r, r, 3), "uint8") if options.arrays else many(picture)
+            ),
+            "snippets": many(value("string")),
+            "clip_snippet": many(value("int32")),
+        },
     }
     found = {"id": value("string"), "split": value("string"), "index": value("int64")}
     for view in VIEWS:
@@ -392,6 +414,27 @@ def _objects(drawn: Sample, options: Options) -> dict[str, Any]:
     return {"objects": [{key: getattr(o, key) for key in keys} for o in drawn.scene.objects]}
 
 
+def _sequence(drawn: Sample, options: Options) -> dict[str, Any]:
+    found = sample_sequence(
+        options.seed,
+        drawn.scene.index,
+        events=options.events,
+        most_clips=options.most_clips,
+        unmatched_clips=options.unmatched_clips,
+        unmatched_snippets=options.unmatched_snippets,
+        split=options.split,
+        compositional=options.compositional,
+    )
+    middles = [clip.scene.at((clip.start + clip.stop) / 2) for clip in found.clips]
+    pictures = render_images(middles, options.resolution).images
+    return {
+        # datasets would turn arrays in a list into lists of numbers first
+        "clips": pictures if options.arrays else [Image.fromarray(each) for each in pictures],
+        "snippets": [snippet.text for snippet in found.snippets],
+        "clip_snippet": np.where(found.matches.any(0), found.matches.argmax(0), -1).tolist(),
+    }
+
+
 _COLUMNS: dict[View, Callable[[Sample, Options], dict[str, Any]]] = {
     "video": _video,
     "audio": _audio,
@@ -402,4 +445,5 @@ _COLUMNS: dict[View, Callable[[Sample, Options], dict[str, Any]]] = {
     "entailment": _entailment,
     "pair": _pair,
     "objects": _objects,
+    "sequence": _sequence,
 }
