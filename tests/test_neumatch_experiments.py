@@ -150,6 +150,11 @@ def test_rates_and_sizes_are_the_papers():
         ({"dataset": "ymz"}, "dataset: expected one of shapes, yms.*did you mean 'yms'"),
         ({"optimizer": "lamb"}, "optimizer: expected one of lars, adam, adam-warmup, sgd"),
         ({"normalization": "bn"}, "normalization: expected one of sbn, ln2, ln4, none"),
+        ({"clip_features": "real.h5"}, "clip_features: expected dataset 'yms' .* got 'shapes'"),
+        (
+            {"dataset": "yms", "clip_features": "real.h5", "pretrain_epochs": 3},
+            "clip_features: expected dataset 'yms' without pretraining.* and 3 epochs of it",
+        ),
     ],
 )
 def test_unknown_choices_are_refused(options, message):
@@ -181,6 +186,7 @@ def test_every_claim_names_rows_that_are_run_and_published():
     for pair in experiments.CLAIMS.values():
         assert set(pair) <= set(ROWS) | {experiments.STOPPED}
         assert set(pair) <= set(experiments.PUBLISHED)
+    assert set(experiments.PUBLISHED_PACE) | set(experiments.YMS_ROWS) <= set(ROWS)
 
 
 def test_early_stopping_reads_the_evaluation_that_validation_chooses():

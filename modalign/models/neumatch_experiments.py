@@ -480,6 +480,17 @@ PUBLISHED = {
 }
 """Video accuracy and text IoU (%) of the paper's Tables 1, 2, 4 and 5."""
 
+PUBLISHED_PACE = {
+    "RP + SBN + Adam": 1.9,
+    "RP + SBN + Adam, warm-up": 2.2,
+    PAPER: 1.5,
+    "RP + 2xLN + Adam": 2.1,
+    "RP + 2xLN + LARS": 1.8,
+    "RP + 4xLN + Adam": 1.7,
+    "RP + 4xLN + LARS": 1.6,
+}
+"""Norm ratio of the Text Stack over that of the Video Stack, of the paper's Table 3."""
+
 CLAIMS = {
     "LARS beats Adam": (PAPER, "RP + SBN + Adam"),
     "LARS beats Adam with warm-up": (PAPER, "RP + SBN + Adam, warm-up"),
