@@ -513,7 +513,6 @@ YMS_ROWS = (
     "RP + SBN + Adam",
     "RP + SBN + Adam, warm-up",
     "Full + SBN + LARS",
-    f"{NONE}, pretrained",
     "RP + LARS",
 )
 """The rows that the book records on YMS."""
