@@ -108,12 +108,34 @@ def require_equal(first, second, where="run"):
         assert first == second, where
 
 
-def call(pickled):
-    cloudpickle.loads(pickled)()
+def call(pickled, sender):
+    sender.send_bytes(pickle.dumps(cloudpickle.loads(pickled)()))
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_clean_process(work):
+    """Exit code, and what ``work`` returned; None where it died.
+
+    A child of this process could wait for ever for a thread that a test before this one started,
+    and what tests before it loaded may move the last bit of a product.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # what a first step would import, a second each time
+    context.set_forkserver_preload(["cloudpickle", "pytest", "modalign.training", "torch._dynamo"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=call, args=(cloudpickle.dumps(work), sender))
+    process.start()
+    sender.close()
+    try:
+        found = pickle.loads(receiver.recv_bytes())
+    except EOFError:
+        found = None
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGVTALRM), "failed by itself"
+    return process.exitcode, found
 
 
 def killed(path, sabotage=lambda: None, **options):
@@ -125,14 +147,17 @@ def killed(path, sabotage=lambda: None, **options):
         sabotage()
         train(path, **options)
 
-    # a child of this process could wait for ever for a thread that a test before this one started
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cloudpickle", "pandas", "pytest", "modalign.training"])
-    process = context.Process(target=call, args=(cloudpickle.dumps(work),))
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGVTALRM), "failed by itself"
-    return process.exitcode != 0
+    return in_clean_process(work)[0] != 0
+
+
+def train_apart(path=None, **options):
+    """:func:`train` in a process like those that are killed."""
+
+    def work():
+        torch.set_num_threads(1)
+        return train(path, **options)
+
+    return in_clean_process(work)[1]
 
 
 def die_in_step(step):
@@ -145,16 +170,16 @@ def die_in_step(step):
 def test_a_run_killed_in_any_step_ends_as_if_it_had_not_been(tmp_path, step, every):
     path = tmp_path / "run.pt"
     options = {"checkpoint_every": every}
-    known = train(**options)
+    known = train_apart(**options)
     assert len(known["history"]) == 6
     assert killed(path, after_step=die_in_step(step), **options)
     assert path.exists() == (step > (every or 5))
-    require_equal(train(path, **options), known)
+    require_equal(train_apart(path, **options), known)
 
 
 def test_a_run_killed_again_and_again_at_any_time_ends_as_if_it_had_not_been(tmp_path):
     path, chance = tmp_path / "run.pt", random.Random(0)
-    known = train(epochs=25, patience=25)
+    known = train_apart(epochs=25, patience=25)
     deaths = 0
 
     def sabotage():
@@ -165,7 +190,7 @@ def test_a_run_killed_again_and_again_at_any_time_ends_as_if_it_had_not_been(tmp
         deaths += 1
         chance.random()
     assert deaths > 0
-    require_equal(train(path, epochs=25, patience=25), known)
+    require_equal(train_apart(path, epochs=25, patience=25), known)
 
 
 def half_a_file(content, file):
@@ -203,7 +228,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_keeps_the_one_before(tmp_pat
 
     assert killed(path, sabotage)
     assert path.exists() == (save > 1 or moment == "after")
-    require_equal(train(path), train())
+    require_equal(train_apart(path), train_apart())
     assert sorted(each.name for each in tmp_path.iterdir()) == ["run.pt"]
 
 
@@ -217,7 +242,7 @@ def test_a_run_killed_between_its_last_step_and_the_end_of_an_epoch_goes_on(tmp_
     path = tmp_path / "run.pt"
     assert killed(path, lambda: setattr(loop, "_evaluate", fatal), checkpoint_every=1)
     assert torch.load(path, weights_only=True)["states"]["run"]["step"] == 10
-    require_equal(train(path, checkpoint_every=1), train())
+    require_equal(train_apart(path, checkpoint_every=1), train_apart())
 
 
 def plateau(optimizer):
@@ -245,7 +270,7 @@ def warm(optimizer):
 def test_every_schedule_is_taken_up(tmp_path, schedule, by):
     options = {"schedule": schedule, "schedule_by": by}
     assert killed(tmp_path / "run.pt", after_step=die_in_step(17), **options)
-    require_equal(train(tmp_path / "run.pt", **options), train(**options))
+    require_equal(train_apart(tmp_path / "run.pt", **options), train_apart(**options))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +284,7 @@ def test_every_schedule_is_taken_up(tmp_path, schedule, by):
 )
 def test_every_optimizer_is_taken_up(tmp_path, make):
     assert killed(tmp_path / "run.pt", after_step=die_in_step(17), make=make)
-    require_equal(train(tmp_path / "run.pt", make=make), train(make=make))
+    require_equal(train_apart(tmp_path / "run.pt", make=make), train_apart(make=make))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +300,7 @@ def test_every_optimizer_is_taken_up(tmp_path, make):
 )
 def test_every_setting_is_taken_up(tmp_path, options):
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options)
-    require_equal(train(tmp_path / "run.pt", **options), train(**options))
+    require_equal(train_apart(tmp_path / "run.pt", **options), train_apart(**options))
 
 
 def test_early_stopping_is_taken_up(tmp_path):
@@ -283,13 +308,15 @@ def test_early_stopping_is_taken_up(tmp_path):
         values = iter([3.0, 2.0, 4.0, 5.0, 6.0, 7.0])
         return {"evaluate": lambda model: {"held": next(values)}, "patience": 2}
 
-    known = train(**options())
+    known = train_apart(**options())
     assert (len(known["history"]), known["best"]) == (4, 2)
     assert killed(tmp_path / "run.pt", after_step=die_in_step(18), **options())
     resumed = iter([5.0, 6.0, 7.0])
-    found = train(tmp_path / "run.pt", evaluate=lambda model: {"held": next(resumed)}, patience=2)
+    found = train_apart(
+        tmp_path / "run.pt", evaluate=lambda model: {"held": next(resumed)}, patience=2
+    )
     require_equal(found, known)
-    require_equal(train(tmp_path / "run.pt", **options()), known)
+    require_equal(train_apart(tmp_path / "run.pt", **options()), known)
 
 
 class Augmented(Dataset):
@@ -307,7 +334,7 @@ def test_a_data_loader_that_shuffles_and_augments_is_taken_up(tmp_path):
         return {"batches": DataLoader(Augmented(), 8, shuffle=True), "checkpoint_every": 1}
 
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options())
-    require_equal(train(tmp_path / "run.pt", **options()), train(**options()))
+    require_equal(train_apart(tmp_path / "run.pt", **options()), train_apart(**options()))
 
 
 def test_a_loader_whose_generator_is_its_own_cannot_be_taken_up(tmp_path):
@@ -339,10 +366,10 @@ def test_what_else_has_a_state_is_taken_up(tmp_path):
         curriculum = Curriculum()
         return {"backward": curriculum, "stateful": [curriculum], "checkpoint_every": 1}
 
-    known = train(**options())
+    known = train_apart(**options())
     assert known["history"].threshold.iloc[-1] == pytest.approx(2.8)
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options())
-    require_equal(train(tmp_path / "run.pt", **options()), known)
+    require_equal(train_apart(tmp_path / "run.pt", **options()), known)
 
 
 def test_a_finished_run_returns_at_once_and_can_be_prolonged(tmp_path):
