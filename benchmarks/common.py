@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from modalign.records import provenance
 
+torch.set_num_threads(1)  # in every benchmark, whatever the environment says
+
 
 def parser(about: str, *, repeats: int) -> argparse.ArgumentParser:
     """The options of every benchmark; a description is the first line of its docstring."""
     found = argparse.ArgumentParser(description=about.splitlines()[0])
     found.add_argument("--repeats", type=int, default=repeats, help="paired repeats a case")
     found.add_argument("--json", help="also write the rows and their provenance to this file")
-    torch.set_num_threads(1)
     return found
 
 

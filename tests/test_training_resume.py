@@ -109,6 +109,7 @@ def require_equal(first, second, where="run"):
 
 
 def call(pickled, sender):
+    torch.set_num_threads(1)
     sender.send_bytes(pickle.dumps(cloudpickle.loads(pickled)()))
 
 
@@ -143,7 +144,6 @@ def killed(path, sabotage=lambda: None, **options):
 
     def work():
         tqdm.set_lock(threading.RLock())  # the one it has is shared, and dies locked
-        torch.set_num_threads(1)
         sabotage()
         train(path, **options)
 
@@ -152,12 +152,7 @@ def killed(path, sabotage=lambda: None, **options):
 
 def train_apart(path=None, **options):
     """:func:`train` in a process like those that are killed."""
-
-    def work():
-        torch.set_num_threads(1)
-        return train(path, **options)
-
-    return in_clean_process(work)[1]
+    return in_clean_process(lambda: train(path, **options))[1]
 
 
 def die_in_step(step):
