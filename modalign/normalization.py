@@ -4,6 +4,8 @@ Sequences are (B, T, P): B of them, T steps with the padding, P features. Equati
 of the chapter "Pace and scale", which derives each line below.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -252,21 +254,49 @@ class LayerNormLSTM(nn.Module):
                 raise ValueError(f"hx: expected {name} of shape {size}, got {describe(state)}")
         output, hs, cs = steps_first, [], []
         for layer in range(self.num_layers):
-            output, h, c = self._layer(layer, output, h0[layer], c0[layer])
-            hs.append(h)
-            cs.append(c)
+            output, cells = self.run_layer(layer, output, h0[layer], c0[layer])
+            hs.append(output[-1])
+            cs.append(cells[-1])
         if steps_first is not x:
             output = output.transpose(0, 1)
         return output, (torch.stack(hs), torch.stack(cs))
 
-    def _layer(self, layer: int, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def run_layer(
+        self, layer: int, x: Float[Tensor, "t *b i"], h: Tensor, c: Tensor
+    ) -> tuple[Float[Tensor, "t *b h"], Float[Tensor, "t *b h"]]:
+        """Hidden and cell states of one layer after each step."""
         norm_hh, norm_cell = self.norm_hh[layer], self.norm_cell[layer]
         w_x, w_h = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"weight_hh_l{layer}")
-        outputs = []
-        for from_x in self.norm_ih[layer](functional.linear(x, w_x)):
-            gates = from_x + norm_hh(functional.linear(h, w_h))  # eq. 11
-            i, f, g, o = gates.chunk(4, -1)
-            c = norm_cell(f.sigmoid() * c + i.sigmoid() * g.tanh())  # eq. 12
-            h = o.sigmoid() * c.tanh()  # eq. 13
-            outputs.append(h)
-        return torch.stack(outputs), h, c
+        from_x = self.norm_ih[layer](functional.linear(x, w_x))
+        return lstm_states(from_x, lambda h: norm_hh(functional.linear(h, w_h)), h, c, norm_cell)
+
+
+def lstm_states(
+    from_x: Float[Tensor, "t *b g"],
+    from_h: Callable[[Tensor], Tensor],
+    h: Float[Tensor, "*b h"],
+    c: Float[Tensor, "*b h"],
+    norm_cell: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Float[Tensor, "t *b h"], Float[Tensor, "t *b h"]]:
+    """Hidden and cell states of an LSTM after each step (eq. 11 to 13).
+
+    Args:
+        from_x: what the inputs bring to the four gates (input, forget, cell, output).
+        from_h: what a hidden state brings to them.
+        h: hidden state before the first step.
+        c: cell state before the first step.
+        norm_cell: applied to each cell state, where one is given.
+
+    >>> h, c = lstm_states(torch.zeros(5, 1, 8), lambda h: 0, torch.zeros(1, 2), torch.ones(1, 2))
+    >>> c[:, 0, 0].tolist()
+    [0.5, 0.25, 0.125, 0.0625, 0.03125]
+    """
+    hs, cs = [], []
+    for each in from_x:
+        i, f, g, o = (each + from_h(h)).chunk(4, -1)  # eq. 11
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()  # eq. 12
+        c = c if norm_cell is None else norm_cell(c)
+        h = o.sigmoid() * c.tanh()  # eq. 13
+        hs.append(h)
+        cs.append(c)
+    return torch.stack(hs), torch.stack(cs)

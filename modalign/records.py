@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import datetime
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
@@ -16,8 +14,6 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
-
-from tqdm import tqdm
 
 import modalign
 
@@ -229,6 +225,11 @@ def each(
     Returns:
         What each call returned, in the order of ``tasks``.
     """
+    import concurrent.futures
+    import multiprocessing
+
+    from tqdm import tqdm
+
     context = multiprocessing.get_context("spawn")
     with (
         concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool,

@@ -76,7 +76,7 @@ def test_the_bounds_of_yms(real_data, split, accuracy, iou):
 def test_the_truth_of_a_made_sequence_scores_1(index):
     sequence = sample_sequence(0, index, events=12)
     lengths = np.array([clip.stop - clip.start for clip in sequence.clips])
-    truth = np.where(sequence.matches.any(0), sequence.matches.argmax(0), -1)
+    truth = sequence.clip_snippet
     clips, snippets = times_of_matches(sequence.matches, lengths)
     found = alignment_scores(truth, clips, snippets)
     assert (found.video_accuracy, found.text_iou) == pytest.approx((1, 1))

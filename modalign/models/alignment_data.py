@@ -535,15 +535,13 @@ def shapes_samples(
         random = torch.Generator().manual_seed(zlib.crc32(f"{seed} {split} {index}".encode()))
         signal = (_unit(seen) @ _camera(seed, seen.shape[1], clip_width)).relu()
         clips = signal + noise * 0.5**0.5 * torch.randn(signal.shape, generator=random)
-        shown = sequence.matches.any(0)
-        truth = np.where(shown, sequence.matches.argmax(0), -1).tolist()
         clip_times, snippet_times = times_of_matches(sequence.matches)
         made.append(
             make_sample(
                 f"{split} {index}",
                 clips,
                 _vectors(vectoriser, texts, text_width),
-                truth,
+                sequence.clip_snippet.tolist(),
                 clip_times=clip_times,
                 snippet_times=snippet_times,
                 longest=longest,

@@ -9,7 +9,7 @@ removes one of them or both; some match the two first. Letters: B samples, N cli
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from modalign._checks import checked, require_choice, require_finite
-from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
 from modalign.projection import RandomProjection
 
 Normalization = Literal["sbn", "ln2", "ln4"]
+Recurrent = nn.LSTM | LayerNormLSTM
 
 ACTIONS = ("pop clip", "pop snippet", "match, retain snippet", "match", "match, retain clip")
 """The five actions. The first three suffice where a clip has one snippet at most."""
@@ -107,7 +108,7 @@ class FixedInput(nn.Module):
         return (self.project(x) - self.mean) / self.std
 
 
-def _lstm(inputs: int, hidden: int, layers: int, layer_norm: bool) -> nn.Module:
+def _lstm(inputs: int, hidden: int, layers: int, layer_norm: bool) -> Recurrent:
     """LSTM (eq. 1 to 3), or one with layer normalisation in its gates (eq. 11 and 12)."""
     if layer_norm:
         return LayerNormLSTM(inputs, hidden, layers, batch_first=True)
@@ -180,6 +181,22 @@ class SmallStack(nn.Module):
         first, after_first = self.first(x, state[0])
         second, after_second = self.second(first, state[1])
         return first + second, (after_first, after_second)
+
+    def states(self, x: Float[Tensor, "b t d"]) -> State:
+        """Hidden and cell states of both layers before each of T inputs, each (T, B, P)."""
+        first = _states(self.first, x.transpose(0, 1))
+        second = _states(self.second, first[0])
+        return _map(lambda s: nn.functional.pad(s[:-1], (0, 0, 0, 0, 1, 0)), (first, second))
+
+
+def _states(lstm: Recurrent, x: Float[Tensor, "t b d"]) -> tuple[Tensor, Tensor]:
+    """Hidden and cell states after each step, of which nn.LSTM tells the last cell state only."""
+    zeros = x.new_zeros(x.shape[1], lstm.hidden_size)
+    if isinstance(lstm, LayerNormLSTM):
+        return lstm.run_layer(0, x, zeros, zeros)
+    w_x, w_h, b_x, b_h = lstm.all_weights[0]
+    linear = nn.functional.linear
+    return lstm_states(linear(x, w_x, b_x), lambda h: linear(h, w_h, b_h), zeros, zeros)
 
 
 def _map(function: Callable[..., Tensor], *states: State) -> State:
@@ -329,16 +346,18 @@ class NeuMATCH(nn.Module):
         lengths = torch.stack([clip_lengths, snippet_lengths], 1)
         trail = walk(actions)
         _require_fit(actions, trail, lengths, self.num_actions)
-        video, text = self.encode(clips, clip_lengths, snippets, snippet_lengths)
-        tops = [
-            _top(stack, length, trail.cursors[..., side])
-            for side, (stack, length) in enumerate([(video, clip_lengths), (text, snippet_lengths)])
-        ]
-        history = self._teacher_forced(trail, *tops)
-        one_hot = nn.functional.one_hot(actions.clamp(min=0), self.num_actions).to(video.dtype)
+        stacks = self.encode(clips, clip_lengths, snippets, snippet_lengths)
+        history = self._teacher_forced(trail, *_tops(stacks, lengths, trail.cursors))
+        one_hot = nn.functional.one_hot(actions.clamp(min=0), self.num_actions).to(history.dtype)
         past, _ = self.action(one_hot, self.action.start(one_hot))
-        state = [*tops, _shift(past), _shift(history), positions(trail.cursors, lengths)]
-        return self.classify(torch.cat(state, -1))
+        rest = torch.cat([_shift(past), _shift(history), positions(trail.cursors, lengths)], -1)
+        # W [clip, snippet, rest] = W_c clip + W_s snippet + W_r rest, the first two terms once for
+        # each clip and snippet, of which there are fewer than actions
+        weight, bias = self.classify[0].parameters()
+        *sides, w_rest = weight.split([*(stack.shape[2] for stack in stacks), rest.shape[2]], 1)
+        products = [stack @ w.T for stack, w in zip(stacks, sides, strict=True)]
+        hidden = nn.functional.linear(rest, w_rest, bias)
+        return self.classify[1:](sum(_tops(products, lengths, trail.cursors), hidden))
 
     def encode(
         self, clips: Tensor, clip_lengths: Tensor, snippets: Tensor, snippet_lengths: Tensor
@@ -366,15 +385,9 @@ class NeuMATCH(nn.Module):
         ends = torch.where(
             slot[:, None, :] == torch.arange(max(count, 1), device=slot.device)[:, None], steps, 0
         ).amax(2)
-        finals = _pick(means, ends)
-        states = [self.match.start(finals)]
-        for s in range(count - 1):
-            states.append(self.match(finals[:, s : s + 1], states[-1])[1])
+        states = self.match.states(_pick(means, ends))
         before = _map(
-            lambda *parts: _pick(torch.cat(parts).transpose(0, 1), slot.clamp(min=0)).flatten(0, 1)[
-                None
-            ],
-            *states,
+            lambda s: _pick(s.transpose(0, 1), slot.clamp(min=0)).flatten(0, 1)[None], states
         )
         output, _ = self.match(means.flatten(0, 1)[:, None], before)
         return output.view(*slot.shape, -1) * (slot >= 0)[..., None]
@@ -419,10 +432,7 @@ class NeuMATCH(nn.Module):
         past, action_state = stacks[0].new_zeros(len(clips), 1, self.action.hidden), None
         taken = []
         while (active := (cursor < lengths).all(1)).any():
-            tops = [
-                _top(stack, lengths[:, side], cursor[:, None, side])
-                for side, stack in enumerate(stacks)
-            ]
+            tops = _tops(stacks, lengths, cursor[:, None])
             state = [*tops, past, memory.output, positions(cursor[:, None], lengths)]
             action = self.classify(torch.cat(state, -1))[:, 0].argmax(1)
             effect = EFFECTS.to(action.device)[action] * active[:, None]
@@ -492,15 +502,23 @@ def _masked_mean(mask: Bool[Tensor, "b a k"], x: Float[Tensor, "b k p"]) -> Floa
 
 def _pick(x: Float[Tensor, "b t p"], place: Int[Tensor, "b a"]) -> Float[Tensor, "b a p"]:
     """The rows of each sample at the given places."""
-    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+    samples = torch.arange(len(x), device=x.device)[:, None]
+    # whole rows are copied, where gather would look up each of their numbers
+    rows = x.flatten(0, 1).index_select(0, (samples * x.shape[1] + place).flatten())
+    return rows.view(*place.shape, -1)
 
 
-def _top(
-    stack: Float[Tensor, "b t p"], lengths: Int[Tensor, " b"], cursor: Int[Tensor, "b a"]
-) -> Float[Tensor, "b a p"]:
-    """The element at each cursor of a reversed sequence; zero where nothing is left."""
-    place = lengths[:, None] - 1 - cursor
-    return _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
+def _tops(
+    stacks: Iterable[Float[Tensor, "b t p"]],
+    lengths: Int[Tensor, "b 2"],
+    cursors: Int[Tensor, "b a 2"],
+) -> list[Float[Tensor, "b a p"]]:
+    """Clip and snippet at each cursor of reversed sequences; zero where nothing is left."""
+    places = lengths[:, None] - 1 - cursors
+    return [
+        _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
+        for stack, place in zip(stacks, places.unbind(-1), strict=True)
+    ]
 
 
 def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
@@ -510,7 +528,7 @@ def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
 
 def _initialise(module: nn.Module) -> None:
     """Xavier input weights, orthogonal recurrent weights and a forget-gate bias of 1."""
-    if not isinstance(module, nn.LSTM | LayerNormLSTM):
+    if not isinstance(module, Recurrent):
         return
     forget = slice(module.hidden_size, 2 * module.hidden_size)
     for name, weight in module.named_parameters():

@@ -145,6 +145,12 @@ def samples(
     }
 
 
+def samples_of(setting: Setting, *, easier: bool = False) -> dict[str, list[Sample]]:
+    """:func:`samples` of a setting, or of the easier world that it is pretrained on."""
+    drawn = (setting.dataset, setting.seed, setting.noise, setting.sequences)
+    return samples(*drawn, easier=easier, clip_features=setting.clip_features)
+
+
 def _blocks(whole: Iterable[Sample]) -> list[Sample]:
     return [block for sample in whole for block in blocks(sample)]
 
@@ -304,8 +310,7 @@ def train(
     >>> len(run.assigned), run.history["test video_accuracy"].between(0, 1).item()
     (4, True)
     """
-    choice = (setting.dataset, setting.seed, setting.noise, setting.sequences)
-    whole = samples(*choice, easier=False, clip_features=setting.clip_features)
+    whole = samples_of(setting)
     model = build(setting, whole["train"])
     splits = {name: reduced(model, part) for name, part in whole.items()}
     shown = {**splits, "train": splits["train"][:200]}
@@ -323,7 +328,7 @@ def train(
 
     stages = [("", splits["train"], setting.epochs)]
     if setting.pretrain_epochs:
-        easier = reduced(model, samples(*choice, easier=True)["train"])
+        easier = reduced(model, samples_of(setting, easier=True)["train"])
         stages.insert(0, (".pretraining", easier, setting.pretrain_epochs))
     for suffix, data, epochs in stages:
         optimizer = optimizer_of(setting, model)
@@ -420,8 +425,7 @@ def baselines(setting: Setting) -> pd.DataFrame:
     Returns:
         A row each: ``assignment`` and the columns of :func:`measure`.
     """
-    choice = (setting.dataset, setting.seed, setting.noise, setting.sequences)
-    whole = samples(*choice, easier=False, clip_features=setting.clip_features)
+    whole = samples_of(setting)
     test = whole["test"]
     found = {"truth": [sample.clip_snippet.numpy() for sample in test]}
     if setting.dataset == "yms":
@@ -670,8 +674,8 @@ def record(
     ]
     todo = [(*task, str(parts)) for task in wanted if _finished(parts, *task) is None]
     records.each(_work, todo, jobs=jobs, title=f"{dataset} runs", progress=progress)
-    name = name or dataset
-    _combine(name, wanted, parts, root, {"dataset": dataset, "seeds": seeds, **options})
+    name, given = name or dataset, {"dataset": dataset, "seeds": seeds, **options}
+    _combine(name, wanted, parts, root, given)
     started = time.perf_counter()
     usual = Setting(dataset=dataset, **options)
     table = pd.concat(
@@ -680,7 +684,6 @@ def record(
             for seed in tqdm(range(seeds), desc="baselines", disable=not progress)
         ]
     )
-    given = {"dataset": dataset, "seeds": seeds, **options}
     seconds = time.perf_counter() - started
     records.save(
         table, f"neumatch/{name}-baselines", parameters=given, seconds=seconds, folder=root

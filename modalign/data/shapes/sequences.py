@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from modalign.data.shapes.claims import Description, Every
 from modalign.data.shapes.render import Pictures, render_video
@@ -45,6 +45,11 @@ class Sequence:
     clips: tuple[Clip, ...]
     snippets: tuple[Sentence, ...]
     matches: Bool[np.ndarray, "s c"]
+
+    @property
+    def clip_snippet(self) -> Int[np.ndarray, " c"]:
+        """The snippet of each clip; -1 for none."""
+        return np.where(self.matches.any(0), self.matches.argmax(0), -1)
 
 
 def sample_sequence(

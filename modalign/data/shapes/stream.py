@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import datasets
-import numpy as np
 import scipy.io.wavfile
 from PIL import Image
 
@@ -431,7 +430,7 @@ def _sequence(drawn: Sample, options: Options) -> dict[str, Any]:
         # datasets would turn arrays in a list into lists of numbers first
         "clips": pictures if options.arrays else [Image.fromarray(each) for each in pictures],
         "snippets": [snippet.text for snippet in found.snippets],
-        "clip_snippet": np.where(found.matches.any(0), found.matches.argmax(0), -1).tolist(),
+        "clip_snippet": found.clip_snippet.tolist(),
     }
 
 
