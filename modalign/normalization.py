@@ -264,13 +264,24 @@ class LayerNormLSTM(nn.Module):
     def run_layer(
         self, layer: int, x: Float[Tensor, "t *b i"], h: Tensor, c: Tensor
     ) -> tuple[Float[Tensor, "t *b h"], Float[Tensor, "t *b h"]]:
-        """Hidden and cell states of one layer after each step."""
+        """Run one layer; the cell states, too, are told after each step.
+
+        Args:
+            layer: which, from 0.
+            x: its inputs, the steps first.
+            h: hidden state before the first step.
+            c: cell state before the first step.
+
+        Returns:
+            Hidden states and cell states, as :func:`lstm_states`.
+        """
         norm_hh, norm_cell = self.norm_hh[layer], self.norm_cell[layer]
         w_x, w_h = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"weight_hh_l{layer}")
         from_x = self.norm_ih[layer](functional.linear(x, w_x))
         return lstm_states(from_x, lambda h: norm_hh(functional.linear(h, w_h)), h, c, norm_cell)
 
 
+@checked
 def lstm_states(
     from_x: Float[Tensor, "t *b g"],
     from_h: Callable[[Tensor], Tensor],
@@ -287,10 +298,19 @@ def lstm_states(
         c: cell state before the first step.
         norm_cell: applied to each cell state, where one is given.
 
+    Returns:
+        Hidden states and cell states, in O(T B H^2) time and O(T B H) memory.
+
+    Raises:
+        ValueError: for no step, or sizes that do not fit.
+
     >>> h, c = lstm_states(torch.zeros(5, 1, 8), lambda h: 0, torch.zeros(1, 2), torch.ones(1, 2))
     >>> c[:, 0, 0].tolist()
     [0.5, 0.25, 0.125, 0.0625, 0.03125]
     """
+    if not len(from_x) or from_x.shape[-1] != 4 * h.shape[-1]:
+        expected = f"at least one step of 4 times {h.shape[-1]} gates"
+        raise ValueError(f"from_x: expected {expected}, got {describe(from_x)}")
     hs, cs = [], []
     for each in from_x:
         i, f, g, o = (each + from_h(h)).chunk(4, -1)  # eq. 11

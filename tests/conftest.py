@@ -22,6 +22,26 @@ def _fixed_seeds():
     np.random.seed(0)  # noqa: NPY002  (what code under test may still draw from)
 
 
+def arithmetic():
+    """The settings of a process on which the last bit of a number may depend."""
+    return {
+        "threads": torch.get_num_threads(),
+        "type": torch.get_default_dtype(),
+        "products of float32": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "oneDNN": torch.backends.mkldnn.enabled,
+        "gradients": torch.is_grad_enabled(),
+        "keeps subnormal numbers": bool(np.float32(1e-39) * np.float32(0.5) > 0),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _same_arithmetic():
+    before = arithmetic()
+    yield
+    assert arithmetic() == before, "the test left the process with other settings"
+
+
 @pytest.fixture
 def real_data(monkeypatch):
     """The folder of real data sets, named by MODALIGN_DATA or lying beside the checkout."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
 
 NAN = float("nan")
 LENGTHS = torch.tensor([5, 2, 0, 3])
@@ -404,6 +404,24 @@ def test_lstm_with_norms_that_do_nothing_is_an_lstm(monkeypatch):
             norms[i] = nn.Identity()
     x = draw(dtype=torch.float32)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_states_after_each_step_are_those_after_the_last_of_shorter_sequences():
+    lstm, x = nn.LSTM(3, 6).double(), draw()
+    w_x, w_h, b_x, b_h = lstm.all_weights[0]
+    h, c = (state[0] for state in states(b=5))
+    hs, cs = lstm_states(x @ w_x.T + b_x, lambda h: h @ w_h.T + b_h, h, c)
+    for steps in range(1, len(x) + 1):
+        _, (after_h, after_c) = lstm(x[:steps], (h[None], c[None]))
+        torch.testing.assert_close(hs[steps - 1], after_h[0])
+        torch.testing.assert_close(cs[steps - 1], after_c[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 24), (4, 5, 23), (4, 3, 24)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_states_of_gates_that_do_not_fit_are_refused(shape, kind):
+    with pytest.raises(ValueError, match=r"from_x: expected"):
+        lstm_states(torch.zeros(shape, dtype=kind), lambda h: h, *torch.zeros(2, 5, 6))
 
 
 def test_lstm_carries_its_state_on():

@@ -521,6 +521,9 @@ YMS_ROWS = (
 )
 """The rows that the book records on YMS."""
 
+LONG_ROWS = (PAPER, "RP + SBN + Adam")
+"""Of these, the rows that it records for the paper's 350 epochs too."""
+
 MEASURES = ["test video_accuracy", "test text_iou"]
 
 
