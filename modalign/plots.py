@@ -97,24 +97,35 @@ def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
     ax.set_ylim(len(labels) - 0.5, -0.5)
 
 
-def timeline(ax: Axes, times: np.ndarray, assigned: Mapping[str, np.ndarray]) -> None:
+def timeline(
+    ax: Axes,
+    times: np.ndarray,
+    assigned: Mapping[str, np.ndarray],
+    *,
+    snippets: Mapping[int, tuple[float, float]] | None = None,
+) -> None:
     """Clips along their time, a strip for each assignment, coloured by the snippet they have.
 
     Args:
         ax: where to draw.
         times: starts and ends of the clips (n, 2).
         assigned: for each name the snippet of each clip; -1, for none, is left grey.
+        snippets: start and end of some snippets, for a strip on top.
     """
-    snippets = max(int(each.max()) for each in assigned.values()) + 1
-    shades = plt.get_cmap("cividis")(np.linspace(0, 1, max(snippets, 2)))
+    count = max([*(int(each.max()) for each in assigned.values()), *(snippets or [])]) + 1
+    shades = plt.get_cmap("cividis")(np.linspace(0, 1, max(count, 2)))
     # neighbours are told apart by strong and weak shades in turn
     shades[1::2, :3] = 0.5 + shades[1::2, :3] / 2
-    widths = times[:, 1] - times[:, 0]
-    for row, each in enumerate(assigned.values()):
+    strips = {name: (times, each) for name, each in assigned.items()}
+    if snippets:
+        strips = {"text": (np.array([*snippets.values()]), np.array([*snippets]))} | strips
+    for row, (intervals, each) in enumerate(strips.values()):
+        starts, ends = intervals.T
         colours = np.where((each < 0)[:, None], (0.85, 0.85, 0.85, 1), shades[each])
-        ax.bar(times[:, 0], 0.8, widths, row - 0.4, align="edge", color=colours, linewidth=0)
-    ax.set_yticks(list(range(len(assigned))), list(assigned))
-    ax.set_ylim(len(assigned) - 0.5, -0.5)
+        style: dict[str, Any] = {"color": colours, "edgecolor": "white", "linewidth": 0.3}
+        ax.bar(starts, 0.8, ends - starts, row - 0.4, align="edge", **style)
+    ax.set_yticks(list(range(len(strips))), list(strips))
+    ax.set_ylim(len(strips) - 0.5, -0.5)
     ax.set_xlim(times[0, 0], times[-1, 1])
     ax.grid(False)
 

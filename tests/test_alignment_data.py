@@ -123,6 +123,12 @@ BAD = [
     ({"snippet_times": np.array([[0, 5], [9, 7]])}, "snippet 1: ends at 7, starts at 9"),
     ({"actions": [2, 0]}, "video 0007, clip 2: actions match it with snippet -1, truth is 1"),
     ({"actions": [2, 0, 1, 2, 1, 1]}, "remove 3 clips and 3 snippets, there are 3 and 2"),
+    ({"actions": [2, 0, 1, 2]}, "remove 3 clips and 1 snippets, there are 3 and 2"),
+    ({"clip_snippet": [0, -1, -1], "actions": [2, 1, 1]}, "remove 1 clips and 2 snippets"),
+    ({"clip_times": np.array([[0, 5], [5, np.nan], [9, 10]])},
+     "video 0007, clip 1: expected finite times, got 5 to nan"),
+    ({"snippet_times": np.array([[0, 5], [9, np.inf]])}, "snippet 1: expected finite times"),
+    ({"clip_times": np.array([[0, 5], [5, 5], [9, 10]])}, "video 0007, clip 1: lasts no time, at"),
     ({"actions": [2, 0, 7]}, "video 0007, actions: expected 0 to 4, got 7"),
 ]  # fmt: skip
 
@@ -255,21 +261,25 @@ def test_features_of_another_video_are_refused(tmp_path):
         yms_samples("test", **options, clip_features=str(tmp_path / "rows.npz"))
 
 
-@pytest.mark.parametrize(
-    ("clips", "message"),
-    [
-        ("0003/0003_00.00.03.000-00.00.02.000\n", "clip_segmentation.txt.*end after the start"),
-        (
-            "0003/0003_00.00.01.000-00.00.02.000\n0003/0003_00.00.01.500-00.00.03.000\n",
-            "starts at 1500 ms, before the last ends at 2000",
-        ),
-        ("0003/0004_00.00.01.000-00.00.02.000\n", "clip_segmentation.txt"),
-        ("", "video 0003.*0 clips and 2 snippets"),
-    ],
-)
-def test_bad_annotations_are_refused_by_file_and_row(tmp_path, clips, message):
+BAD_FILES = [
+    ({"clips": "0003/0003_00.00.03.000-00.00.02.000\n"},
+     "clip_segmentation.txt, row 3: .*end after the start, got '0003_00.00.03.000"),
+    ({"clips": "0003/0003_00.00.01.000-00.00.02.000\n0003/0003_00.00.01.500-00.00.03.000\n"},
+     "clip_segmentation.txt, row 4: video 0003: starts at 1500 ms, before the last ends at 2000"),
+    ({"clips": "0003/0004_00.00.01.000-00.00.02.000\n"},
+     "clip_segmentation.txt, row 3: .*got '0003/0004_"),
+    ({"clips": ""}, "video 0003: 0 clips and 2 snippets"),
+    ({"text": "0001_00.00.00.500-00.00.02.500 a cat\n"},
+     "annotations_phrases.txt, row 1: expected INTERVAL TAB TEXT, got .*'0001_"),
+    ({"text": "0001_00.00.00.500-00.00.02.500\tcat\n0001_00.00.01.500-00.00.02.900\tdog\n"},
+     "annotations_phrases.txt, row 2: video 0001: starts at 1500 ms, before the last ends at 2500"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "message"), BAD_FILES)
+def test_bad_annotations_are_refused_by_file_row_and_video(tmp_path, files, message):
     with pytest.raises(ValueError, match=message):
-        yms_samples("test", **write_yms(tmp_path, clips=clips))
+        yms_samples("test", **write_yms(tmp_path, **files))
 
 
 def test_a_video_longer_than_allowed_is_refused(tmp_path):

@@ -86,6 +86,53 @@ def test_lamb_of_another_package():
         torch.testing.assert_close(found, known, rtol=1e-9, atol=0)
 
 
+# ten steps of Lamb(lr=0.007, eps=1e-8, weight_decay=0, max_grad_norm=None, always_adapt=True) of
+# timm 1.0.31 on the tensors below; it needs a torchvision made for one build of torch, so that its
+# numbers are kept here
+TIMM = [
+    [
+        1.518032243,
+        -0.2617713417,
+        -2.172500674,
+        0.5591021015,
+        -1.080886904,
+        -1.333593393,
+        0.4323635511,
+        0.7269959579,
+        -0.6743919623,
+        -0.339384984,
+        -0.5881639079,
+        0.06733000739,
+    ],
+    [-7.743375596, 11.17882707, -10.61147557, 1.385414458],
+    [-55.83073384],
+    [
+        300.6727246,
+        -846.0726919,
+        -1447.386153,
+        324.3458811,
+        1512.123335,
+        838.4651183,
+        815.4946884,
+        198.2571821,
+        1236.326283,
+        -1288.431602,
+        -822.76227,
+        -21.96164272,
+    ],
+    [0.007337438314, -0.007366586444, 0.007351980603],
+    [-0.006663793005],
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_lamb_of_timm(dtype):
+    parameters = make_parameters(dtype=dtype, shapes=[(4, 3), (4,), (1,), (2, 3, 2)])
+    for found, known in zip(run(LARS(parameters, lr=0.007), parameters), TIMM, strict=True):
+        expected = torch.tensor(known, dtype=dtype).view(found.shape)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("momentum", "second"), [(0.0, [2.47525, 3.96]), (0.5, [2.5, 3.5])])
 def test_golden(momentum, second):
     """Eq. 2: a tenth of 5 along the first axis; a step of 0.1 g where the weights are zero."""

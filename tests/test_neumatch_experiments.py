@@ -215,6 +215,10 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     assert table.attrs["parameters"]["seeds"] == 2
     assigned = records.load("neumatch/shapes-assigned", tmp_path)
     assert assigned["video"].nunique() == 4
+    assert assigned["snippet_start"].isna().equals(assigned["truth"] < 0)
+    matched = assigned[assigned["truth"] >= 0]  # in this world a snippet lasts as its clips do
+    assert (matched["snippet_start"] <= matched["start"]).all()
+    assert (matched["snippet_end"] >= matched["end"]).all()
     baselines = records.load("neumatch/shapes-baselines", tmp_path)
     truth = baselines[baselines["assignment"] == "truth"]
     assert truth["text_iou"].tolist() == [1, 1]

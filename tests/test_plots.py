@@ -61,6 +61,16 @@ def test_modalities_need_a_label_each(ax):
         plots.modalities(ax, [np.zeros((3, 2))] * 2, ["only one"])
 
 
+def test_timeline_draws_snippets_above_in_the_colours_of_their_clips(ax):
+    times = np.array([[0.0, 1.0], [1.0, 3.0]])
+    told = {0: (0.0, 1.5), 2: (1.5, 3.0)}
+    plots.timeline(ax, times, {"truth": np.array([0, 2])}, snippets=told)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["text", "truth"]
+    text, clips = ax.patches[:2], ax.patches[2:]
+    assert [bar.get_width() for bar in text] == [1.5, 1.5]
+    assert [bar.get_facecolor() for bar in text] == [bar.get_facecolor() for bar in clips]
+
+
 def test_timeline_draws_a_strip_for_each_assignment_and_leaves_unmatched_clips_grey(ax):
     times = np.array([[0.0, 2.0], [2.0, 3.0], [3.0, 7.0]])
     plots.timeline(ax, times, {"truth": np.array([0, 0, -1]), "found": np.array([0, 1, 2])})

@@ -217,7 +217,8 @@ def _sequences(
         before = videos.setdefault(video, [])
         if before and row["start"] < before[-1]["end"]:
             raise Problem(
-                f"starts at {row['start']} ms, before the last ends at {before[-1]['end']}"
+                f"video {video}: starts at {row['start']} ms, before the last ends at "
+                f"{before[-1]['end']}"
             )
         before.append(row)
 

@@ -9,6 +9,7 @@ are not distributed; where no file of them is given they are *simulated* from th
 import dataclasses
 import functools
 import itertools
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -145,14 +146,15 @@ def make_sample(
         clip_snippet: the snippet of each clip, -1 for none.
         clip_times: start and end of each clip.
         snippet_times: start and end of each snippet, in the same unit.
-        actions: an alignment with three actions; made by :func:`actions_of` by default.
+        actions: an alignment; made by :func:`actions_of`, with three actions, by default.
         longest: most clips and snippets together. A batch of B such samples takes about
             B longest^2 numbers when it trains: 100 MB a sample at the default.
 
     Raises:
         ValueError: naming video and row, for a sequence that is empty or too long, features that
-            are not finite or belong to another number of rows, times that run backwards, and
-            actions that do not lead to ``clip_snippet``.
+            are not finite or belong to another number of rows, times that are not finite or run
+            backwards, a clip that lasts no time, and actions that do not lead to ``clip_snippet``
+            or leave something.
     """
     n, m = len(clip_times), len(snippet_times)
     if not n or not m:
@@ -197,6 +199,12 @@ def _require_order(video: str, what: str, times: np.ndarray) -> None:
     """Refuse an interval that ends before it starts, or starts before the last one ends."""
     end = None
     for row, (start, stop) in enumerate(np.asarray(times).tolist()):
+        if not math.isfinite(stop - start):
+            raise ValueError(
+                f"video {video}, {what} {row}: expected finite times, got {start:g} to {stop:g}"
+            )
+        if what == "clip" and stop == start:
+            raise ValueError(f"video {video}, {what} {row}: lasts no time, at {start:g}")
         if stop < start:
             raise ValueError(f"video {video}, {what} {row}: ends at {stop:g}, starts at {start:g}")
         if end is not None and start < end:
@@ -207,20 +215,27 @@ def _require_order(video: str, what: str, times: np.ndarray) -> None:
 
 
 def _require_walk(actions: Sequence[int], clip_snippet: Sequence[int], snippets: int) -> None:
-    """Refuse actions that are unknown, take more than there is, or lead somewhere else."""
+    """Refuse actions that are unknown, take more or less than there is, or lead elsewhere."""
     unknown = [each for each in actions if not 0 <= each <= 4]
     if unknown:
         raise ValueError(f"actions: expected 0 to 4, got {unknown[0]}")
     taken = walk(torch.tensor(list(actions), dtype=torch.long)[None]).after[0].tolist()
-    if taken[0] > len(clip_snippet) or taken[1] > snippets:
-        raise ValueError(
-            f"actions: remove {taken[0]} clips and {taken[1]} snippets, there are "
-            f"{len(clip_snippet)} and {snippets}"
-        )
+    there = [len(clip_snippet), snippets]
+    if any(one > other for one, other in zip(taken, there, strict=True)):
+        raise ValueError(_removed(taken, there))
     found = clip_snippet_of(list(actions), len(clip_snippet))
     for clip, (one, other) in enumerate(zip(found, clip_snippet, strict=True)):
         if one != other:
             raise ValueError(f"clip {clip}: actions match it with snippet {one}, truth is {other}")
+    if taken != there:
+        raise ValueError(_removed(taken, there))
+
+
+def _removed(taken: list[int], there: list[int]) -> str:
+    return (
+        f"actions: remove {taken[0]} clips and {taken[1]} snippets, there are {there[0]} and "
+        f"{there[1]}"
+    )
 
 
 def blocks(sample: Sample, *, size: int = 100, shortest: int = 9) -> list[Sample]:

@@ -146,16 +146,15 @@ class SequenceStack(nn.Module):
         if x.device.type != "cpu" or not isinstance(self.lstm, nn.LSTM):
             return self.lstm(self.fc(x))[0]
         order = lengths.argsort(descending=True, stable=True)
+        quarters_of_an_octave = (4 * (lengths.max() / lengths[order]).log2()).long()
+        _, sizes = quarters_of_an_octave.unique_consecutive(return_counts=True)
         parts = []
-        for rows in order.split(_TOGETHER):
+        for rows in order.split(sizes.tolist()):
             longest = int(lengths[rows[0]])
             hidden, _ = self.lstm(self.fc(x[:, :longest].index_select(0, rows)))
             parts.append(nn.functional.pad(hidden, (0, 0, 0, x.shape[1] - longest)))
         return torch.cat(parts).index_select(0, order.argsort())
 
-
-# sequences that run through an LSTM together on a CPU; a quarter of the paper's batch
-_TOGETHER = 8
 
 State = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -508,6 +508,8 @@ CLAIMS = {
     "RP, SBN and LARS beat pretraining": (PAPER, f"{NONE}, pretrained"),
     "pretraining helps": (f"{NONE}, pretrained", NONE),
     "early stopping helps": (STOPPED, NONE),
+    "LARS beats Adam with 2xLN": ("RP + 2xLN + LARS", "RP + 2xLN + Adam"),
+    "LARS beats Adam with 4xLN": ("RP + 4xLN + LARS", "RP + 4xLN + Adam"),
 }
 """What the paper says, as two rows, the better one first."""
 
@@ -646,11 +648,12 @@ def record(
     """Train every row with every seed, and keep three tables in ``results/neumatch/``.
 
     ``{name}`` holds the evaluated epochs of all runs (``last ratio`` is the mean over the
-    last 20, as in Table 3), ``{name}-assigned`` what the paper's row gave to each
-    test clip with seed 0, ``{name}-baselines`` the measures of :func:`baselines` by seed. A
-    call that was killed goes on where it was: finished runs are kept in ``.{dataset}`` beside the
-    tables, and an unfinished one, or one that was asked for fewer epochs, resumes from its last
-    epoch. The checkpoints (40 MB each on YMS) can be deleted.
+    last 20, as in Table 3), ``{name}-assigned`` what the paper's row gave to each test clip with
+    seed 0, and the times of the clip and of its true snippet, and ``{name}-baselines`` the
+    measures of :func:`baselines` by seed. A call that was killed goes on where it was: finished
+    runs are kept in ``.{dataset}`` beside the tables, and an unfinished one, or one that was asked
+    for fewer epochs, resumes from its last epoch. The checkpoints (40 MB each on YMS) can be
+    deleted.
 
     Args:
         dataset: ``"shapes"`` or ``"yms"``.
@@ -713,6 +716,12 @@ def _combine(
         tables.append(history.dropna(subset=["test text_iou"]))
         if row == PAPER and setting.seed == 0:
             assigned = pd.DataFrame(about["assigned"])
+            assigned[["snippet_start", "snippet_end"]] = np.concatenate(
+                [
+                    np.where(s.clip_snippet[:, None] < 0, np.nan, s.snippet_times[s.clip_snippet])
+                    for s in samples_of(setting)["test"]
+                ]
+            )
         seconds += about["seconds"]
         commits.add(str(about["commit"]))
     given = {
