@@ -161,8 +161,9 @@ class LayerNormLSTM(nn.Module):
     benchmark: one norm over the four gates' input part, one over their recurrent part, one over
     the cell. Their shifts take the place of the biases. Called, named and shaped as ``nn.LSTM``,
     gates in its order (input, forget, cell, output): ``weight_ih_l0``, ``weight_hh_l0``, and so on,
-    with ``norm_ih[0]``, ``norm_hh[0]`` and ``norm_cell[0]`` beside them. Neither packed sequences
-    nor two directions: flip a padded batch, and padding at the end never reaches earlier steps.
+    with ``norm_ih[0]``, ``norm_hh[0]`` and ``norm_cell[0]`` beside them. No packed sequences, no
+    second direction (flip a padded batch, and padding at the end never reaches earlier steps), and
+    none of ``nn.LSTM``'s dropout, projections or biases; ``batch_first`` is given by name.
 
     The input part of all steps is one product; the recurrence takes T products of (B, H) and
     (H, 4 H). O(B T H (I + H)) time and O(B T H) memory for each layer.
