@@ -3,6 +3,7 @@ import pathlib
 
 # before torch is imported: the tests of one machine are to be those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # which numba would give to torch too
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis

@@ -120,8 +120,7 @@ def die():
 def in_clean_process(work):
     """Exit code, and what ``work`` returned; None where it died.
 
-    A child of this process could wait for ever for a thread that a test before this one started,
-    and what tests before it loaded may move the last bit of a product.
+    A child of this process could wait for ever for a thread that a test before this one started.
     """
     context = multiprocessing.get_context("forkserver")
     # what a first step would import, a second each time
