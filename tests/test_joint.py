@@ -206,8 +206,9 @@ def trained(seed):
 def test_pictures_find_their_sounds_in_new_scenes():
     test, found = scenes("test", 100), []
     for seed in range(3):
+        model = trained(seed)
         with torch.no_grad():
-            vectors = trained(seed).embed(test)
+            vectors = model.embed(test)
         found += [recall(vectors[a], vectors[b], 10) for a, b in permutations(("image", "audio"))]
     # by chance 0.1 of them would; so short a training fails now and then
     assert statistics.median(found) > 0.3
