@@ -255,31 +255,36 @@ class LayerNormLSTM(nn.Module):
                 raise ValueError(f"hx: expected {name} of shape {size}, got {describe(state)}")
         output, hs, cs = steps_first, [], []
         for layer in range(self.num_layers):
-            output, cells = self.run_layer(layer, output, h0[layer], c0[layer])
+            from_x = functional.linear(output, getattr(self, f"weight_ih_l{layer}"))
+            output, cells = self.recur(layer, from_x, h0[layer], c0[layer])
             hs.append(output[-1])
             cs.append(cells[-1])
         if steps_first is not x:
             output = output.transpose(0, 1)
         return output, (torch.stack(hs), torch.stack(cs))
 
-    def run_layer(
-        self, layer: int, x: Float[Tensor, "t *b i"], h: Tensor, c: Tensor
+    def recur(
+        self, layer: int, from_x: Float[Tensor, "t *b g"], h: Tensor, c: Tensor
     ) -> tuple[Float[Tensor, "t *b h"], Float[Tensor, "t *b h"]]:
-        """Run one layer; the cell states, too, are told after each step.
+        """Run one layer over inputs that were multiplied with its ``weight_ih`` before.
 
         Args:
             layer: which, from 0.
-            x: its inputs, the steps first.
+            from_x: its inputs after that, the steps first.
             h: hidden state before the first step.
             c: cell state before the first step.
 
         Returns:
-            Hidden states and cell states, as :func:`lstm_states`.
+            Hidden states and cell states after each step, as :func:`lstm_states`.
         """
-        norm_hh, norm_cell = self.norm_hh[layer], self.norm_cell[layer]
-        w_x, w_h = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"weight_hh_l{layer}")
-        from_x = self.norm_ih[layer](functional.linear(x, w_x))
-        return lstm_states(from_x, lambda h: norm_hh(functional.linear(h, w_h)), h, c, norm_cell)
+        norm_hh, w_h = self.norm_hh[layer], getattr(self, f"weight_hh_l{layer}")
+        return lstm_states(
+            self.norm_ih[layer](from_x),
+            lambda h: norm_hh(functional.linear(h, w_h)),
+            h,
+            c,
+            self.norm_cell[layer],
+        )
 
 
 @checked

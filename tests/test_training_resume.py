@@ -108,50 +108,34 @@ def require_equal(first, second, where="run"):
         assert first == second, where
 
 
-def call(pickled, sender):
+def call(pickled):
     torch.set_num_threads(1)
-    sender.send_bytes(pickle.dumps(cloudpickle.loads(pickled)()))
+    cloudpickle.loads(pickled)()
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_clean_process(work):
-    """Exit code, and what ``work`` returned; None where it died.
+def killed(path, sabotage=lambda: None, **options):
+    """Whether training in a process that ``sabotage`` has prepared ends by a signal.
 
     A child of this process could wait for ever for a thread that a test before this one started.
     """
-    context = multiprocessing.get_context("forkserver")
-    # what a first step would import, a second each time
-    context.set_forkserver_preload(["cloudpickle", "pytest", "modalign.training", "torch._dynamo"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=call, args=(cloudpickle.dumps(work), sender))
-    process.start()
-    sender.close()
-    try:
-        found = pickle.loads(receiver.recv_bytes())
-    except EOFError:
-        found = None
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGVTALRM), "failed by itself"
-    return process.exitcode, found
-
-
-def killed(path, sabotage=lambda: None, **options):
-    """Whether training in a process that ``sabotage`` has prepared ends by a signal."""
 
     def work():
         tqdm.set_lock(threading.RLock())  # the one it has is shared, and dies locked
         sabotage()
         train(path, **options)
 
-    return in_clean_process(work)[0] != 0
-
-
-def train_apart(path=None, **options):
-    """:func:`train` in a process like those that are killed."""
-    return in_clean_process(lambda: train(path, **options))[1]
+    context = multiprocessing.get_context("forkserver")
+    # what a first step would import, a second each time
+    context.set_forkserver_preload(["cloudpickle", "pytest", "modalign.training", "torch._dynamo"])
+    process = context.Process(target=call, args=(cloudpickle.dumps(work),))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGVTALRM), "failed by itself"
+    return process.exitcode != 0
 
 
 def die_in_step(step):
@@ -164,16 +148,16 @@ def die_in_step(step):
 def test_a_run_killed_in_any_step_ends_as_if_it_had_not_been(tmp_path, step, every):
     path = tmp_path / "run.pt"
     options = {"checkpoint_every": every}
-    known = train_apart(**options)
+    known = train(**options)
     assert len(known["history"]) == 6
     assert killed(path, after_step=die_in_step(step), **options)
     assert path.exists() == (step > (every or 5))
-    require_equal(train_apart(path, **options), known)
+    require_equal(train(path, **options), known)
 
 
 def test_a_run_killed_again_and_again_at_any_time_ends_as_if_it_had_not_been(tmp_path):
     path, chance = tmp_path / "run.pt", random.Random(0)
-    known = train_apart(epochs=25, patience=25)
+    known = train(epochs=25, patience=25)
     deaths = 0
 
     def sabotage():
@@ -184,7 +168,7 @@ def test_a_run_killed_again_and_again_at_any_time_ends_as_if_it_had_not_been(tmp
         deaths += 1
         chance.random()
     assert deaths > 0
-    require_equal(train_apart(path, epochs=25, patience=25), known)
+    require_equal(train(path, epochs=25, patience=25), known)
 
 
 def half_a_file(content, file):
@@ -222,7 +206,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_keeps_the_one_before(tmp_pat
 
     assert killed(path, sabotage)
     assert path.exists() == (save > 1 or moment == "after")
-    require_equal(train_apart(path), train_apart())
+    require_equal(train(path), train())
     assert sorted(each.name for each in tmp_path.iterdir()) == ["run.pt"]
 
 
@@ -236,7 +220,7 @@ def test_a_run_killed_between_its_last_step_and_the_end_of_an_epoch_goes_on(tmp_
     path = tmp_path / "run.pt"
     assert killed(path, lambda: setattr(loop, "_evaluate", fatal), checkpoint_every=1)
     assert torch.load(path, weights_only=True)["states"]["run"]["step"] == 10
-    require_equal(train_apart(path, checkpoint_every=1), train_apart())
+    require_equal(train(path, checkpoint_every=1), train())
 
 
 def plateau(optimizer):
@@ -264,7 +248,7 @@ def warm(optimizer):
 def test_every_schedule_is_taken_up(tmp_path, schedule, by):
     options = {"schedule": schedule, "schedule_by": by}
     assert killed(tmp_path / "run.pt", after_step=die_in_step(17), **options)
-    require_equal(train_apart(tmp_path / "run.pt", **options), train_apart(**options))
+    require_equal(train(tmp_path / "run.pt", **options), train(**options))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +262,7 @@ def test_every_schedule_is_taken_up(tmp_path, schedule, by):
 )
 def test_every_optimizer_is_taken_up(tmp_path, make):
     assert killed(tmp_path / "run.pt", after_step=die_in_step(17), make=make)
-    require_equal(train_apart(tmp_path / "run.pt", make=make), train_apart(make=make))
+    require_equal(train(tmp_path / "run.pt", make=make), train(make=make))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +278,7 @@ def test_every_optimizer_is_taken_up(tmp_path, make):
 )
 def test_every_setting_is_taken_up(tmp_path, options):
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options)
-    require_equal(train_apart(tmp_path / "run.pt", **options), train_apart(**options))
+    require_equal(train(tmp_path / "run.pt", **options), train(**options))
 
 
 def test_early_stopping_is_taken_up(tmp_path):
@@ -302,15 +286,13 @@ def test_early_stopping_is_taken_up(tmp_path):
         values = iter([3.0, 2.0, 4.0, 5.0, 6.0, 7.0])
         return {"evaluate": lambda model: {"held": next(values)}, "patience": 2}
 
-    known = train_apart(**options())
+    known = train(**options())
     assert (len(known["history"]), known["best"]) == (4, 2)
     assert killed(tmp_path / "run.pt", after_step=die_in_step(18), **options())
     resumed = iter([5.0, 6.0, 7.0])
-    found = train_apart(
-        tmp_path / "run.pt", evaluate=lambda model: {"held": next(resumed)}, patience=2
-    )
+    found = train(tmp_path / "run.pt", evaluate=lambda model: {"held": next(resumed)}, patience=2)
     require_equal(found, known)
-    require_equal(train_apart(tmp_path / "run.pt", **options()), known)
+    require_equal(train(tmp_path / "run.pt", **options()), known)
 
 
 class Augmented(Dataset):
@@ -328,7 +310,7 @@ def test_a_data_loader_that_shuffles_and_augments_is_taken_up(tmp_path):
         return {"batches": DataLoader(Augmented(), 8, shuffle=True), "checkpoint_every": 1}
 
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options())
-    require_equal(train_apart(tmp_path / "run.pt", **options()), train_apart(**options()))
+    require_equal(train(tmp_path / "run.pt", **options()), train(**options()))
 
 
 def test_a_loader_whose_generator_is_its_own_cannot_be_taken_up(tmp_path):
@@ -360,10 +342,10 @@ def test_what_else_has_a_state_is_taken_up(tmp_path):
         curriculum = Curriculum()
         return {"backward": curriculum, "stateful": [curriculum], "checkpoint_every": 1}
 
-    known = train_apart(**options())
+    known = train(**options())
     assert known["history"].threshold.iloc[-1] == pytest.approx(2.8)
     assert killed(tmp_path / "run.pt", after_step=die_in_step(14), **options())
-    require_equal(train_apart(tmp_path / "run.pt", **options()), known)
+    require_equal(train(tmp_path / "run.pt", **options()), known)
 
 
 def test_a_finished_run_returns_at_once_and_can_be_prolonged(tmp_path):

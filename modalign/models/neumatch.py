@@ -9,7 +9,7 @@ removes one of them or both; some match the two first. Letters: B samples, N cli
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -136,24 +136,28 @@ class SequenceStack(nn.Module):
         self, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
     ) -> Float[Tensor, "b t p"]:
         """Hidden states, the one of the last element first."""
-        step = torch.arange(x.shape[1], device=x.device)
-        back = (lengths[:, None] - 1 - step).clamp(min=0)
-        hidden = self._recur(_pick(x, back), lengths)
+        parts, places, start = [], torch.empty_like(lengths).repeat(x.shape[1], 1), 0
+        step = torch.arange(x.shape[1], device=x.device)[:, None]
+        for rows in self._groups(lengths):
+            longest = int(lengths[rows].max())
+            back = (lengths[rows] - 1 - step[:longest]).clamp(min=0)
+            reversed_x = _rows(x, rows, back)  # time first
+            hidden, _ = self.lstm(self.fc(reversed_x).transpose(0, 1))
+            parts.append(hidden.transpose(0, 1).flatten(0, 1))
+            column = torch.arange(len(rows), device=x.device)
+            places[:, rows] = start + step.clamp(max=longest - 1) * len(rows) + column
+            start += longest * len(rows)
+        hidden = torch.cat(parts).index_select(0, places.T.flatten()).view(*x.shape[:2], -1)
         return hidden if self.norm is None else self.norm(hidden, lengths)
 
-    def _recur(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """FC and LSTM over sequences of like length: a CPU is spared most of the padding."""
-        if x.device.type != "cpu" or not isinstance(self.lstm, nn.LSTM):
-            return self.lstm(self.fc(x))[0]
+    def _groups(self, lengths: Tensor) -> Sequence[Tensor]:
+        """Sequences of like length, to a quarter of an octave: a CPU is spared most padding."""
         order = lengths.argsort(descending=True, stable=True)
+        if lengths.device.type != "cpu" or not isinstance(self.lstm, nn.LSTM):
+            return [order]
         quarters_of_an_octave = (4 * (lengths.max() / lengths[order]).log2()).long()
         _, sizes = quarters_of_an_octave.unique_consecutive(return_counts=True)
-        parts = []
-        for rows in order.split(sizes.tolist()):
-            longest = int(lengths[rows[0]])
-            hidden, _ = self.lstm(self.fc(x[:, :longest].index_select(0, rows)))
-            parts.append(nn.functional.pad(hidden, (0, 0, 0, x.shape[1] - longest)))
-        return torch.cat(parts).index_select(0, order.argsort())
+        return order.split(sizes.tolist())
 
 
 State = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -181,21 +185,27 @@ class SmallStack(nn.Module):
         second, after_second = self.second(first, state[1])
         return first + second, (after_first, after_second)
 
-    def states(self, x: Float[Tensor, "b t d"]) -> State:
-        """Hidden and cell states of both layers before each of T inputs, each (T, B, P)."""
-        first = _states(self.first, x.transpose(0, 1))
-        second = _states(self.second, first[0])
-        return _map(lambda s: nn.functional.pad(s[:-1], (0, 0, 0, 0, 1, 0)), (first, second))
+    def recur(
+        self, from_x: Float[Tensor, "t b g"], before: State
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Hidden and cell states of both layers after each of T steps.
+
+        ``from_x`` are inputs that were multiplied with the first layer's input weights before.
+        """
+        first = _recur(self.first, from_x, before[0])
+        from_first = nn.functional.linear(first[0], self.second.get_parameter("weight_ih_l0"))
+        return first, _recur(self.second, from_first, before[1])
 
 
-def _states(lstm: Recurrent, x: Float[Tensor, "t b d"]) -> tuple[Tensor, Tensor]:
-    """Hidden and cell states after each step, of which nn.LSTM tells the last cell state only."""
-    zeros = x.new_zeros(x.shape[1], lstm.hidden_size)
+def _recur(
+    lstm: Recurrent, from_x: Float[Tensor, "t b g"], before: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """States after each step, where nn.LSTM would tell the last cell state only."""
+    h, c = before[0][0], before[1][0]
     if isinstance(lstm, LayerNormLSTM):
-        return lstm.run_layer(0, x, zeros, zeros)
-    w_x, w_h, b_x, b_h = lstm.all_weights[0]
-    linear = nn.functional.linear
-    return lstm_states(linear(x, w_x, b_x), lambda h: linear(h, w_h, b_h), zeros, zeros)
+        return lstm.recur(0, from_x, h, c)
+    _, w_h, b_x, b_h = lstm.all_weights[0]
+    return lstm_states(from_x + b_x, lambda h: nn.functional.linear(h, w_h, b_h), h, c)
 
 
 def _map(function: Callable[..., Tensor], *states: State) -> State:
@@ -346,17 +356,18 @@ class NeuMATCH(nn.Module):
         trail = walk(actions)
         _require_fit(actions, trail, lengths, self.num_actions)
         stacks = self.encode(clips, clip_lengths, snippets, snippet_lengths)
-        history = self._teacher_forced(trail, *_tops(stacks, lengths, trail.cursors))
+        # weights are applied to clips and snippets, of which there are fewer than actions:
+        # W [clip, snippet, rest] = W_c clip + W_s snippet + W_r rest
+        weight = self.match.first.get_parameter("weight_ih_l0")
+        matched = _tops(_apart(weight, stacks), lengths, trail.cursors)
+        history = self._teacher_forced(trail, *matched)
         one_hot = nn.functional.one_hot(actions.clamp(min=0), self.num_actions).to(history.dtype)
         past, _ = self.action(one_hot, self.action.start(one_hot))
         rest = torch.cat([_shift(past), _shift(history), positions(trail.cursors, lengths)], -1)
-        # W [clip, snippet, rest] = W_c clip + W_s snippet + W_r rest, the first two terms once for
-        # each clip and snippet, of which there are fewer than actions
         weight, bias = self.classify[0].parameters()
-        *sides, w_rest = weight.split([*(stack.shape[2] for stack in stacks), rest.shape[2]], 1)
-        products = [stack @ w.T for stack, w in zip(stacks, sides, strict=True)]
-        hidden = nn.functional.linear(rest, w_rest, bias)
-        return self.classify[1:](sum(_tops(products, lengths, trail.cursors), hidden))
+        known = nn.functional.linear(rest, weight[:, -rest.shape[2] :], bias)
+        hidden = sum(_tops(_apart(weight, stacks), lengths, trail.cursors), known)
+        return self.classify[1:](hidden)
 
     def encode(
         self, clips: Tensor, clip_lengths: Tensor, snippets: Tensor, snippet_lengths: Tensor
@@ -365,9 +376,12 @@ class NeuMATCH(nn.Module):
         return self.video(clips, clip_lengths), self.text(snippets, snippet_lengths)
 
     def _teacher_forced(
-        self, trail: Walk, clip: Float[Tensor, "b a p"], snippet: Float[Tensor, "b a p"]
+        self, trail: Walk, clip: Float[Tensor, "b a g"], snippet: Float[Tensor, "b a g"]
     ) -> Float[Tensor, "b a h"]:
         """Output of the Matched Stack after each action, given what was on top before it.
+
+        Clips and snippets were multiplied with their part of its input weights before: a mean of
+        products is the product of the mean.
 
         A slot is a snippet with its clips (or a clip with its snippets). Within it the stack is
         what the slot's means make of the state before it, so that a state is needed for each slot
@@ -376,20 +390,22 @@ class NeuMATCH(nn.Module):
         slot, new = _slots(trail)
         steps = torch.arange(slot.shape[1], device=slot.device)
         same = (slot[:, :, None] == slot[:, None, :]) & (steps <= steps[:, None])  # (B, A, A)
-        means = torch.cat(
-            [_masked_mean(same & new[:, None, :, i], x) for i, x in enumerate([clip, snippet])], -1
+        of_clips, of_snippets = (
+            _masked_mean(same & new[:, None, :, i], x) for i, x in enumerate([clip, snippet])
         )
+        means = of_clips + of_snippets
         count = int(slot.max()) + 1
         # where each slot ends: the last step that belongs to it
         ends = torch.where(
             slot[:, None, :] == torch.arange(max(count, 1), device=slot.device)[:, None], steps, 0
         ).amax(2)
-        states = self.match.states(_pick(means, ends))
+        after = self.match.recur(_pick(means, ends).transpose(0, 1), self.match.start(means))
+        # the state before a slot is that after the one before it
         before = _map(
-            lambda s: _pick(s.transpose(0, 1), slot.clamp(min=0)).flatten(0, 1)[None], states
+            lambda s: _pick(_shift(s.transpose(0, 1)), slot.clamp(min=0)).flatten(0, 1)[None], after
         )
-        output, _ = self.match(means.flatten(0, 1)[:, None], before)
-        return output.view(*slot.shape, -1) * (slot >= 0)[..., None]
+        (h_1, _), (h_2, _) = self.match.recur(means.flatten(0, 1)[None], before)
+        return (h_1 + h_2).view(*slot.shape, -1) * (slot >= 0)[..., None]
 
     @torch.no_grad()
     def align(
@@ -499,12 +515,18 @@ def _masked_mean(mask: Bool[Tensor, "b a k"], x: Float[Tensor, "b k p"]) -> Floa
     return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ x
 
 
-def _pick(x: Float[Tensor, "b t p"], place: Int[Tensor, "b a"]) -> Float[Tensor, "b a p"]:
-    """The rows of each sample at the given places."""
-    samples = torch.arange(len(x), device=x.device)[:, None]
+def _rows(
+    x: Float[Tensor, "b t p"], samples: Int[Tensor, "*#many"], places: Int[Tensor, "*many"]
+) -> Float[Tensor, "*many p"]:
+    """The row of x at each place of its sample."""
     # whole rows are copied, where gather would look up each of their numbers
-    rows = x.flatten(0, 1).index_select(0, (samples * x.shape[1] + place).flatten())
-    return rows.view(*place.shape, -1)
+    chosen = (samples * x.shape[1] + places).flatten()
+    return x.flatten(0, 1).index_select(0, chosen).view(*places.shape, -1)
+
+
+def _pick(x: Float[Tensor, "b t p"], places: Int[Tensor, "b a"]) -> Float[Tensor, "b a p"]:
+    """The rows of each sample at its places."""
+    return _rows(x, torch.arange(len(x), device=x.device)[:, None], places)
 
 
 def _tops(
@@ -518,6 +540,18 @@ def _tops(
         _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
         for stack, place in zip(stacks, places.unbind(-1), strict=True)
     ]
+
+
+def _apart(
+    weight: Float[Tensor, "g w"], stacks: Iterable[Float[Tensor, "b t p"]]
+) -> list[Float[Tensor, "b t g"]]:
+    """What the first columns make of each clip, and the columns after them of each snippet."""
+    products, start = [], 0
+    for stack in stacks:
+        end = start + stack.shape[2]
+        products.append(stack @ weight[:, start:end].T)
+        start = end
+    return products
 
 
 def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
