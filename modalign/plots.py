@@ -38,15 +38,26 @@ def use_style() -> None:
 def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bool = True) -> None:
     """Mean over seeds of column y against column x, one line for each value of ``by``.
 
-    Bands are 95% intervals over the rows that share x and ``by``; a single row draws none.
+    Bands are 95% intervals over the rows that share x and ``by``; a single row draws none. Where
+    the y axis is logarithmic, set so before, both are taken of logarithms: a geometric mean, and a
+    band that stays above zero.
+
+    Raises:
+        ValueError: for a value that is not positive on a logarithmic axis.
     """
-    for i, (label, part) in enumerate(table.groupby(by, sort=False)):
+    log = ax.get_yscale() == "log"
+    if log and not (table[y] > 0).all():
+        raise ValueError(
+            f"table: expected positive {y!r} on a logarithmic axis, got {table[y].min()}"
+        )
+    to, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
+    for i, (label, part) in enumerate(table.assign(**{y: to(table[y])}).groupby(by, sort=False)):
         groups = part.groupby(x)[y]
         mean = groups.mean()
         style: dict[str, Any] = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 3.5}
-        ax.plot(mean.index, mean, label=label, **style)
+        ax.plot(mean.index, back(mean), label=label, **style)
         if groups.size().min() > 1:
-            bands = np.array([seed_interval(values.to_numpy())[1:] for _, values in groups])
+            bands = back([seed_interval(each.to_numpy())[1:] for _, each in groups])
             ax.fill_between(mean.index, *bands.T, color=PALETTE[i], alpha=0.2, linewidth=0)
     ax.set(xlabel=x, ylabel=y)
     if legend:

@@ -34,6 +34,9 @@ async () => {
     if (prose.textContent.includes(raw)) found.push("raw markup: " + raw);
   for (const image of document.querySelectorAll("img"))
     if (!image.naturalWidth) found.push("empty image: " + image.src);
+  for (const image of document.querySelectorAll("figure img"))
+    if (image.getBoundingClientRect().width < 0.5 * image.naturalWidth)
+      found.push("too small to read: " + image.alt);
   if (document.documentElement.scrollWidth > window.innerWidth)
     found.push("page is " + document.documentElement.scrollWidth + " wide");
   const scrolls = (node) => getComputedStyle(node).overflowX !== "visible";

@@ -186,7 +186,7 @@ def test_every_claim_names_rows_that_are_run_and_published():
     for pair in experiments.CLAIMS.values():
         assert set(pair) <= set(ROWS) | {experiments.STOPPED}
         assert set(pair) <= set(experiments.PUBLISHED)
-    assert set(experiments.PUBLISHED_PACE) | set(experiments.YMS_ROWS) <= set(ROWS)
+    assert set(experiments.PUBLISHED_RATIOS) | set(experiments.YMS_ROWS) <= set(ROWS)
 
 
 def test_early_stopping_reads_the_evaluation_that_validation_chooses():

@@ -23,6 +23,7 @@ def ax():
 def test_curves_draw_the_mean_and_its_interval(ax):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"x": [0, 1] * 5, "y": rng.normal(size=10), "by": "a"})
+    table.index = [0] * 10  # as tables that were put together
     plots.curves(ax, table, "x", "y", "by")
     first = table[table.x == 0].y
     assert ax.lines[0].get_ydata()[0] == pytest.approx(first.mean())
@@ -34,6 +35,22 @@ def test_curves_draw_the_mean_and_its_interval(ax):
 def test_curves_draw_no_band_for_one_seed(ax):
     plots.curves(ax, pd.DataFrame({"x": [0, 1], "y": [1, 2], "by": "a"}), "x", "y", "by")
     assert not ax.collections
+
+
+def test_curves_on_a_logarithmic_axis_are_geometric_and_stay_above_zero(ax):
+    table = pd.DataFrame({"x": 0, "y": [1.0, 1.0, 1.0, 1e-6], "by": "a"})
+    ax.set_yscale("log")
+    plots.curves(ax, table, "x", "y", "by")
+    mean, low, high = np.exp(seed_interval(np.log(table.y)))
+    assert ax.lines[0].get_ydata()[0] == pytest.approx(mean)
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert set(heights.round(9)) == {round(low, 9), round(high, 9)}
+
+
+def test_curves_refuse_what_has_no_logarithm(ax):
+    ax.set_yscale("log")
+    with pytest.raises(ValueError, match="table: expected positive 'y' .* got 0"):
+        plots.curves(ax, pd.DataFrame({"x": [0, 1], "y": [0, 2], "by": "a"}), "x", "y", "by")
 
 
 def test_heatmap_prints_every_value_and_counts_layers_from_one(ax):

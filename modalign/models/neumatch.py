@@ -136,7 +136,8 @@ class SequenceStack(nn.Module):
         self, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
     ) -> Float[Tensor, "b t p"]:
         """Hidden states, the one of the last element first."""
-        parts, places, start = [], torch.empty_like(lengths).repeat(x.shape[1], 1), 0
+        parts, start = [], 0
+        places = lengths.new_empty(x.shape[1], len(x))  # where the parts hold each step
         step = torch.arange(x.shape[1], device=x.device)[:, None]
         for rows in self._groups(lengths):
             longest = int(lengths[rows].max())
@@ -239,8 +240,9 @@ class NeuMATCH(nn.Module):
     At each step the topmost clip and snippet, as the Video and the Text Stack see them with all
     that follows, the Action Stack, the Matched Stack and ten positional features make a vector,
     which two FC layers classify into one of the actions. A teacher-forced pass costs
-    O(B (N + M) P^2) for the stacks and O(B A^2 P) for the means of matched clips; only slots of
-    the Matched Stack are looped over. :meth:`align` costs O(B (N + M) P^2) in N + M steps.
+    O(B (N + M) P^2) for the stacks and O(B A^2 H) for the means of matched clips, with H the width
+    of the Matched Stack; only its slots are looped over. :meth:`align` costs O(B (N + M) P^2) in
+    N + M steps.
 
     Args:
         clip_features: width of a clip's features (paper: Faster R-CNN, 2048).
