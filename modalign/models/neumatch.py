@@ -186,9 +186,7 @@ class SmallStack(nn.Module):
         second, after_second = self.second(first, state[1])
         return first + second, (after_first, after_second)
 
-    def recur(
-        self, from_x: Float[Tensor, "t b g"], before: State
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def recur(self, from_x: Float[Tensor, "t b g"], before: State) -> State:
         """Hidden and cell states of both layers after each of T steps.
 
         ``from_x`` are inputs that were multiplied with the first layer's input weights before.

@@ -539,13 +539,21 @@ def finals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([last, stopped], ignore_index=True)
 
 
+def verdict(low: float, high: float) -> str:
+    """What an interval says of a claim that its quantity is above 0.
+
+    >>> [verdict(1, 3), verdict(-1, 2), verdict(-3, -1)]
+    ['holds', 'undecided', 'reversed']
+    """
+    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+
+
 def claims(table: pd.DataFrame) -> pd.DataFrame:
     """Hold :data:`CLAIMS` against the recorded runs of a data set, by the criterion above.
 
     Returns:
         A row for each claim and measure: the paired difference with its interval, ``published``,
-        the paper's difference, and ``verdict``: ``holds`` where the interval lies above 0,
-        ``reversed`` below it, else ``undecided``.
+        the paper's difference, and its :func:`verdict`.
     """
     last = finals(table)
     rows = []
@@ -557,10 +565,8 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
         for each, good, bad in zip(
             found.to_dict("records"), PUBLISHED[better], PUBLISHED[worse], strict=True
         ):
-            verdict = (
-                "holds" if each["low"] > 0 else "reversed" if each["high"] < 0 else "undecided"
-            )
-            about = {"claim": claim, **each, "published": (good - bad) / 100, "verdict": verdict}
+            about = {"claim": claim, **each, "published": (good - bad) / 100}
+            about["verdict"] = verdict(each["low"], each["high"])
             rows.append({name: value for name, value in about.items() if name != "row"})
     return pd.DataFrame(rows)
 
