@@ -30,7 +30,7 @@ def ipot(
     r"""Solve optimal transport by inexact proximal points (eq-codebook-ipot).
 
     Algorithm 2 of Duan et al. (2022), after Xie et al. (2019), with the two slips of its print
-    mended: delta is the row marginal over Q sigma, with no further n, and sigma starts as 1/K.
+    mended: delta is the row marginal over Q sigma, with no further n, and sigma is of length K.
     Step t takes Q = A * T (elementwise, A = exp(-cost / beta)) and scales its rows and columns to
     the marginals, ``inner`` times. The first step is Sinkhorn's method, and t steps with a
     converged inner loop are Sinkhorn's at regularisation beta / t: the plan approaches the exact
@@ -77,17 +77,16 @@ def ipot(
     solve = _scaled if method == "scaled" else _log
     with torch.autocast(cost.device.type, enabled=False):
         plan = solve(wide, mu, nu, beta, outer, inner)
-        works = beta
-        while not torch.isfinite(plan.sum()):
-            works *= 2
-            plan = solve(wide, mu, nu, works, outer, inner)
-    if works != beta:
-        advice = f"beta={works:.2g} works" + (', and so does method="log"' * (method == "scaled"))
-        raise FloatingPointError(
-            f'beta: {beta} with method="{method}" takes entries of the plan out of the range of '
-            f"{str(wide.dtype).removeprefix('torch.')}; {advice}"
-        )
-    return plan
+        if torch.isfinite(plan.sum()):
+            return plan
+        larger = (beta * 2.0**doubling for doubling in range(1, 64))
+        plans = ((each, solve(wide, mu, nu, each, outer, inner)) for each in larger)
+        works = next((each for each, plan in plans if torch.isfinite(plan.sum())), math.inf)
+    raise FloatingPointError(
+        f'beta: {beta} with method="{method}" takes entries of the plan out of the range of '
+        f"{str(wide.dtype).removeprefix('torch.')}; beta={works:.2g} works"
+        + (', and so does method="log"' if method == "scaled" else "")
+    )
 
 
 def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner: int) -> Tensor:
@@ -95,10 +94,11 @@ def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner
     kernel, row_low, column_low = _shifted(cost)
     # P shrinks by at most exp(-span) a step: fold a and b in before it leaves float32's range
     span = float(kernel.max()) / beta
-    patience = max(1, math.floor(_SAFE / 2 / span)) if span else outer
+    patience = max(1, int(min(_SAFE / 2 / span, outer))) if span else outer
     kernel.div_(-beta).exp_()  # eq-codebook-kernel
     p = torch.ones_like(kernel)
-    sigma = torch.exp(column_low.mT / -beta) / len(nu)  # 1/K of the kernel before its shift
+    # what is 1 for the kernel before its shift; for 1/K delta would be K times larger, and T equal
+    sigma = torch.exp(column_low.mT / -beta)
     a, b = torch.ones_like(row_low), torch.ones_like(sigma)
     log_a, log_b = row_low * (outer / beta), column_low * (outer / beta)
     for step in range(1, outer + 1):
@@ -120,8 +120,7 @@ def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner
 def _log(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner: int) -> Tensor:
     """Scale rows by a softmax, which needs no delta, and columns by logarithms of their sums."""
     log_mu, log_nu = mu.log(), nu.log().mT
-    log_b = torch.zeros_like(cost[..., :1, :])
-    log_sigma = torch.full_like(log_b, -math.log(len(nu)))
+    log_b = log_sigma = torch.zeros_like(cost[..., :1, :])
     scores, shares = torch.empty_like(cost), torch.empty_like(cost)
     for step in range(1, outer + 1):
         for _ in range(inner):

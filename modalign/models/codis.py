@@ -1,0 +1,578 @@
+"""CODIS (Duan et al. 2022): two towers, a codebook between them, and an encoder that fuses them.
+
+Labels such as ``eq-codis-final`` are those of the chapter "CODIS". Sizes go from :func:`tiny`,
+which trains in about a minute on one core, to :func:`base`, the paper's, through `transformers`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modalign._checks import checked, describe, require_positive
+from modalign.codebook import Codebook, FeatureQueue, MomentumTeacher, alignment_loss
+from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, states
+
+CLS, MASK = "[CLS]", "[MASK]"
+SPECIAL_TOKENS = (CLS, MASK)
+"""For `build_tokenizer`; with them ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[MASK]`` are 0 to 3."""
+PAD_ID, CLS_ID, MASK_ID, FIRST_WORD = 0, 2, 3, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and switches of CODIS.
+
+    Attributes:
+        vocabulary: number of tokens.
+        image_size: side of the pictures in pixels; others interpolate the positions.
+        patch: side of a patch.
+        width: of the states, a multiple of ``heads``.
+        heads: of each attention.
+        image_layers: of the image tower.
+        text_layers: of the text tower.
+        fusion_layers: of the encoder that fuses them.
+        max_length: most tokens of a text, with [CLS].
+        dim: of the joint space (paper: 256).
+        prototypes: of the codebook (paper: 4,000).
+        queue: teacher features that are kept, a multiple of the batch (paper: 65,536).
+        momentum: of the teacher (paper: 0.995).
+        temperature: its start (0.07, as in ALBEF).
+        pairing: ``"crossed"`` or ``"same"``: whose plan is whose target.
+        features: ``"teacher"`` or ``"student"``: whose features the plans come from.
+        mlm: weight of masked language modelling.
+        itm: weight of image-text matching.
+        cross: weight of cross-modal alignment.
+        intra: weight of alignment within each modality.
+        code: weight of the codebook loss.
+        seed: of codebook and queues.
+    """
+
+    vocabulary: int
+    image_size: int = 64
+    patch: int = 8
+    width: int = 64
+    heads: int = 4
+    image_layers: int = 2
+    text_layers: int = 2
+    fusion_layers: int = 2
+    max_length: int = 32
+    dim: int = 32
+    prototypes: int = 128
+    queue: int = 1024
+    momentum: float = 0.995
+    temperature: float = 0.07
+    pairing: str = "crossed"
+    features: str = "teacher"
+    mlm: float = 1.0
+    itm: float = 1.0
+    cross: float = 1.0
+    intra: float = 1.0
+    code: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = "vocabulary image_size patch width heads image_layers text_layers fusion_layers"
+        for name in (*sizes.split(), "max_length", "dim", "prototypes", "queue"):
+            require_positive(**{name: getattr(self, name)})
+        if self.width % self.heads:
+            raise ValueError(f"width: expected a multiple of {self.heads} heads, got {self.width}")
+        if self.image_size % self.patch:
+            raise ValueError(
+                f"image_size: expected a multiple of the patch, {self.patch}, got {self.image_size}"
+            )
+        for name in ("mlm", "itm", "cross", "intra", "code"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name}: expected a weight of 0 or more, got {getattr(self, name)}"
+                )
+
+
+def tiny(vocabulary: int, **changes: Any) -> Config:
+    """The size that the book trains."""
+    return Config(vocabulary, **changes)
+
+
+def base(vocabulary: int = 30_522, **changes: Any) -> Config:
+    """The paper's sizes: ViT-B/16 at 256 pixels, BERT-base's halves, 4,000 codewords."""
+    sizes: dict[str, Any] = {
+        "image_size": 256,
+        "patch": 16,
+        "width": 768,
+        "heads": 12,
+        "image_layers": 12,
+        "text_layers": 6,
+        "fusion_layers": 6,
+        "max_length": 512,
+        "dim": 256,
+        "prototypes": 4000,
+        "queue": 65_536,
+    }
+    return Config(vocabulary, **{**sizes, **changes})
+
+
+class ImageTransformer(nn.Module):
+    """A vision transformer: patches, [CLS] first, and learned positions.
+
+    Pictures of another size than ``image_size`` interpolate the positions, as the paper does to
+    fine-tune at 384 pixels.
+
+    >>> ImageTransformer(Config(10))(torch.zeros(2, 3, 64, 64)).last_hidden_state.shape
+    torch.Size([2, 65, 64])
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.patch = EncoderConfig(config.width), config.patch
+        self.grid = config.image_size // config.patch
+        self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+        self.cls = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + self.grid**2, config.width))
+        self.layers = _transformer(config, config.image_layers)
+
+    @checked
+    def forward(self, pixel_values: Float[Tensor, "b 3 h w"]) -> EncoderOutput:
+        height, width = pixel_values.shape[2:]
+        if not len(pixel_values) or height % self.patch or width % self.patch:
+            raise ValueError(
+                f"pixel_values: expected one picture or more, with sides that are multiples of "
+                f"{self.patch}, got {describe(pixel_values)}"
+            )
+        patches = self.patches(pixel_values).flatten(2).mT
+        tokens = torch.cat([self.cls.expand(len(patches), -1, -1), patches], 1)
+        places = self._places(height // self.patch, width // self.patch)
+        hidden = self.layers(tokens + places)
+        return EncoderOutput(hidden, hidden[:, 0])
+
+    def _places(self, rows: int, columns: int) -> Tensor:
+        if rows == columns == self.grid:
+            return self.positions
+        grid = self.positions[:, 1:].mT.unflatten(2, (self.grid, self.grid))
+        grid = functional.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([self.positions[:, :1], grid.flatten(2).mT], 1)
+
+
+class TextTransformer(nn.Module):
+    """A transformer over tokens, whose first is [CLS]; padding is masked.
+
+    >>> ids = torch.tensor([[2, 4, 5, 0]])
+    >>> TextTransformer(Config(10))(ids, (ids > 0).long()).last_hidden_state.shape
+    torch.Size([1, 4, 64])
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = EncoderConfig(config.width)
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, config.max_length, config.width))
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.layers = _transformer(config, config.text_layers)
+
+    @checked
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> EncoderOutput:
+        longest = self.positions.shape[1]
+        if not input_ids.numel() or input_ids.shape[1] > longest:
+            raise ValueError(
+                f"input_ids: expected texts of 1 to {longest} tokens (the position table's), got "
+                f"{describe(input_ids)}"
+            )
+        low, high = (int(each) for each in input_ids.aminmax())
+        if low < 0 or high >= self.tokens.num_embeddings:
+            raise ValueError(
+                f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got {low} to "
+                f"{high}"
+            )
+        padding = None if attention_mask is None else ~attention_mask.bool()
+        hidden = self.tokens(input_ids) + self.positions[:, : input_ids.shape[1]]
+        hidden = self.layers(hidden, src_key_padding_mask=padding)
+        return EncoderOutput(hidden, hidden[:, 0])
+
+
+def _transformer(config: Config, layers: int) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(
+        config.width,
+        config.heads,
+        4 * config.width,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+    norm = nn.LayerNorm(config.width)
+    return nn.TransformerEncoder(layer, layers, norm, enable_nested_tensor=False)
+
+
+class FusionLayer(nn.Module):
+    """Text attends to itself, then to the picture; ``attention`` keeps the latter's weights."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.own = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.keep, self.attention = False, torch.empty(0)
+
+    def forward(self, text: Tensor, padding: Tensor | None, image: Tensor) -> Tensor:
+        x = self.norms[0](text)
+        text = text + self.own(x, x, x, key_padding_mask=padding, need_weights=False)[0]
+        x = self.norms[1](text)
+        seen, attention = self.cross(
+            x, image, image, need_weights=self.keep, average_attn_weights=False
+        )
+        if self.keep:
+            self.attention = attention
+        text = text + seen
+        return text + self.feed(self.norms[2](text))
+
+
+class FusionEncoder(nn.Module):
+    """Fuse the states of a text with those of a picture by cross-attention."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            FusionLayer(config.width, config.heads) for _ in range(config.fusion_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, text: Tensor, mask: Tensor | None, image: Tensor) -> Tensor:
+        """Return fused states (b, t, width), [CLS] first."""
+        padding = None if mask is None else ~mask.bool()
+        for layer in self.layers:
+            text = layer(text, padding, image)
+        return self.norm(text)
+
+
+class Towers(nn.Module):
+    """What has a teacher: an encoder a modality, and its projection to the joint space."""
+
+    def __init__(self, image: Encoder, text: Encoder, dim: int) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+        self.image_head = nn.Linear(image.config.hidden_size, dim)
+        self.text_head = nn.Linear(text.config.hidden_size, dim)
+
+    def see(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """States of a picture, and its [CLS] as a vector of length one in the joint space."""
+        hidden = self.image(pixel_values=pixel_values).last_hidden_state
+        return hidden, functional.normalize(self.image_head(hidden[:, 0]), dim=1)
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """States of a text, and its [CLS] as a vector of length one in the joint space."""
+        hidden, _ = states(self.text, input_ids=input_ids, attention_mask=attention_mask)
+        return hidden, functional.normalize(self.text_head(hidden[:, 0]), dim=1)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The two vectors of each pair of a batch."""
+        _, z_image = self.see(batch["pixel_values"])
+        return z_image, self.read(batch["input_ids"], batch["attention_mask"])[1]
+
+
+class Masked(NamedTuple):
+    """Tokens with some hidden, and the labels of those; -100 elsewhere."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+@checked
+def mask_tokens(
+    input_ids: Int[Tensor, "b t"],
+    vocabulary: int,
+    *,
+    rate: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> Masked:
+    """Hide words as BERT does: of the chosen, 80% become [MASK], 10% another word, 10% stay.
+
+    Args:
+        input_ids: tokens; special ones (below :data:`FIRST_WORD`) are never chosen.
+        vocabulary: number of tokens.
+        rate: chance of a word to be chosen (paper: 0.15).
+        generator: of the draws; torch's own by default.
+
+    Raises:
+        ValueError: for a rate that is not between 0 and 1.
+
+    >>> masked = mask_tokens(torch.tensor([[2, 7, 8]]), 9, rate=1.0)
+    >>> masked.labels
+    tensor([[-100,    7,    8]])
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate: expected a chance from 0 to 1, got {rate}")
+    shape, device = input_ids.shape, input_ids.device
+    chosen, fate = torch.rand(2, *shape, device=device, generator=generator)
+    words = torch.randint(FIRST_WORD, vocabulary, shape, device=device, generator=generator)
+    chosen = (chosen < rate) & (input_ids >= FIRST_WORD)
+    hidden = input_ids.where(~chosen | (fate >= 0.9), words)
+    hidden = hidden.where(~chosen | (fate >= 0.8), MASK_ID)
+    return Masked(hidden, input_ids.where(chosen, -100))
+
+
+@checked
+def hard_negatives(
+    similarity: Float[Tensor, "n m"], *, generator: torch.Generator | None = None
+) -> Int[Tensor, " n"]:
+    """Draw a wrong partner for each row, the likelier the more similar it is.
+
+    The positives, on the diagonal, are masked before the softmax.
+
+    Args:
+        similarity: (N, N) logits, own partners on the diagonal.
+        generator: of the draws; torch's own by default.
+
+    Raises:
+        ValueError: where there is no other partner, or fewer columns than rows.
+
+    >>> hard_negatives(torch.tensor([[9.0, 1.0], [1.0, 9.0]]))
+    tensor([1, 0])
+    """
+    n, m = similarity.shape
+    if m < max(n, 2):
+        raise ValueError(f"similarity: negatives need a batch of 2 pairs or more, got ({n}, {m})")
+    own = torch.eye(n, m, dtype=torch.bool, device=similarity.device)
+    chances = similarity.detach().float().masked_fill(own, -math.inf).softmax(1)
+    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+
+
+class Codis(nn.Module):
+    """The pretrained model: towers, teacher, codebook, queues, fusion, and two heads.
+
+    :meth:`losses` are the parts of paper eq. 9 (eq-codis-final). After each step of the optimiser
+    call :meth:`update`, which moves the teacher and fills the queues.
+
+    Args:
+        config: sizes and switches.
+        image: encoder of pictures; a small vision transformer by default.
+        text: encoder of texts, whose first state is [CLS]; a small transformer by default.
+
+    Raises:
+        ValueError: for encoders whose width is not the config's.
+
+    >>> model = Codis(Config(20, queue=8))
+    >>> ids = torch.tensor([[2, 4, 5], [2, 6, 0]])
+    >>> batch = {"pixel_values": torch.rand(2, 3, 64, 64), "input_ids": ids}
+    >>> batch["attention_mask"] = (ids > 0).long()
+    >>> sorted(model.losses(batch, alpha=0.0))
+    ['code', 'cross', 'intra', 'itm', 'loss', 'mlm']
+    >>> model.update()
+    """
+
+    def __init__(
+        self, config: Config, *, image: Encoder | None = None, text: Encoder | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        image, text = image or ImageTransformer(config), text or TextTransformer(config)
+        for name, encoder in (("image", image), ("text", text)):
+            if encoder.config.hidden_size != config.width:
+                raise ValueError(
+                    f"{name}: expected an encoder of width {config.width}, got "
+                    f"{encoder.config.hidden_size}"
+                )
+        self.towers = Towers(image, text, config.dim)
+        self.teacher = MomentumTeacher(self.towers, config.momentum)
+        self.codebook = Codebook(
+            config.prototypes,
+            config.dim,
+            temperature=config.temperature,
+            pairing=config.pairing,
+            features=config.features,
+            seed=config.seed,
+        )
+        self.image_queue = FeatureQueue(config.queue, config.dim, seed=2 * config.seed)
+        self.text_queue = FeatureQueue(config.queue, config.dim, seed=2 * config.seed + 1)
+        self.fusion = FusionEncoder(config)
+        self.itm_head = nn.Linear(config.width, 2)
+        self.mlm_head = nn.Sequential(
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.LayerNorm(config.width),
+            nn.Linear(config.width, config.vocabulary),
+        )
+        self._fresh: tuple[Tensor, Tensor] | None = None
+
+    def losses(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        alpha: float = 0.4,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss and, as ``"loss"``, their weighted sum (eq-codis-final).
+
+        Args:
+            batch: ``pixel_values`` (b, 3, h, w), ``input_ids`` and ``attention_mask`` (b, t); row i
+                of each belongs together, and no two pairs are alike.
+            alpha: weight of the teacher's soft targets.
+            generator: of masks and negatives; torch's own by default.
+
+        A part of weight 0 is not computed.
+        """
+        config, found = self.config, {}
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        image, z_image = self.towers.see(batch["pixel_values"])
+        text, z_text = self.towers.read(ids, mask)
+        teacher = self.teacher(batch)
+        self._fresh = teacher
+        if config.cross or config.intra:
+            aligned = alignment_loss(
+                z_image,
+                z_text,
+                teacher[0],
+                teacher[1],
+                self.image_queue.features.clone(),
+                self.text_queue.features.clone(),
+                temperature=self.codebook.temperature(),
+                alpha=alpha,
+                intra=config.intra > 0,
+                cross=config.cross > 0,
+            )
+            found["cross"] = aligned.image_to_text + aligned.text_to_image
+            found["intra"] = aligned.image_to_image + aligned.text_to_text
+        if config.code:
+            found["code"] = self.codebook.loss(z_image, z_text, *teacher).total
+        if config.itm:
+            similarity = z_image @ z_text.T / self.codebook.temperature()
+            found["itm"] = self._matching(image, text, mask, similarity, generator)
+        if config.mlm:
+            masked = mask_tokens(ids, config.vocabulary, generator=generator)
+            hidden, _ = self.towers.read(masked.input_ids, mask)
+            words = self.mlm_head(self.fusion(hidden, mask, image))
+            chosen = masked.labels != -100
+            # eq-codis-mlm; a batch where no word was chosen has nothing to learn
+            found["mlm"] = functional.cross_entropy(
+                words[chosen], masked.labels[chosen], reduction="sum"
+            ) / chosen.sum().clamp_min(1)
+        found = {name: part for name, part in found.items() if getattr(config, name)}
+        if not found:
+            raise ValueError("mlm, itm, cross, intra, code: expected one weight above 0 at least")
+        total = torch.stack([getattr(config, name) * part for name, part in found.items()]).sum()
+        return {"loss": total, **found}
+
+    def _matching(
+        self,
+        image: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        similarity: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Tell pairs from hard negatives, one each way (eq-codis-itm)."""
+        texts = hard_negatives(similarity, generator=generator)
+        images = hard_negatives(similarity.T, generator=generator)
+        fused = self.fusion(
+            torch.cat([text, text[texts], text]),
+            torch.cat([mask, mask[texts], mask]),
+            torch.cat([image, image, image[images]]),
+        )
+        truth = torch.zeros(len(fused), dtype=torch.long, device=fused.device)
+        truth[: len(image)] = 1
+        return functional.cross_entropy(self.itm_head(fused[:, 0]), truth)
+
+    def update(self) -> None:
+        """Move the teacher, and let the last batch's teacher features into the queues.
+
+        Raises:
+            RuntimeError: where :meth:`losses` was not called before.
+        """
+        if self._fresh is None:
+            raise RuntimeError("update: call losses first; its teacher features enter the queues")
+        self.teacher.update(self.towers)
+        for queue, z in zip((self.image_queue, self.text_queue), self._fresh, strict=True):
+            queue.enqueue(z)
+        self._fresh = None
+
+    @torch.no_grad()
+    def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Vectors of length one of pictures and texts, in the joint space."""
+        return self.towers(batch)
+
+    def match(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logit of each pair being a match, from the fused [CLS]."""
+        image, _ = self.towers.see(pixel_values)
+        text, _ = self.towers.read(input_ids, attention_mask)
+        scores = self.itm_head(self.fusion(text, attention_mask, image)[:, 0])
+        return scores[:, 1] - scores[:, 0]
+
+
+def grad_cam(
+    model: Codis, batch: Mapping[str, Tensor], *, layer: int = -1
+) -> Float[Tensor, "b t p"]:
+    """Where a picture says that it matches, word by word: cross-attention times its gradient.
+
+    Attention of one fusion layer times the positive part of the gradient of the match, mean over
+    heads, as ALBEF draws it.
+
+    Args:
+        model: pretrained.
+        batch: as of :meth:`Codis.losses`.
+        layer: of the fusion encoder.
+
+    Returns:
+        A map over patches, without [CLS], for each token.
+    """
+    chosen = model.fusion.layers[layer]
+    assert isinstance(chosen, FusionLayer)
+    chosen.keep = True
+    try:
+        score = model.match(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
+        (gradient,) = torch.autograd.grad(score.sum(), chosen.attention)
+        return (chosen.attention * gradient.relu()).mean(1)[:, :, 1:].detach()
+    finally:
+        chosen.keep, chosen.attention = False, torch.empty(0)
+
+
+@torch.no_grad()
+def rerank(
+    model: Codis, batch: Mapping[str, Tensor], similarity: Float[Tensor, "n m"], k: int
+) -> Float[Tensor, "n m"]:
+    """Order the k texts nearest to each picture by the matching head, before all others.
+
+    Args:
+        model: pretrained.
+        batch: N pictures and M texts.
+        similarity: of the towers, (N, M).
+        k: how many of each row are read together with the picture.
+
+    Returns:
+        (N, M) scores whose order is the new one.
+
+    Raises:
+        ValueError: for a k outside 1 to M.
+    """
+    m = similarity.shape[1]
+    if not 1 <= k <= m:
+        raise ValueError(f"k: expected 1 to {m} texts, got {k}")
+    image, _ = model.towers.see(batch["pixel_values"])
+    text, _ = model.towers.read(batch["input_ids"], batch["attention_mask"])
+    scores = similarity.clone()
+    for row, best in enumerate(similarity.topk(k, 1).indices):
+        fused = model.fusion(
+            text[best], batch["attention_mask"][best], image[row].expand(k, -1, -1)
+        )
+        logits = model.itm_head(fused[:, 0])
+        # between 2 and 3, above every cosine
+        scores[row, best] = 2 + torch.sigmoid(logits[:, 1] - logits[:, 0]).to(scores.dtype)
+    return scores
+
+
+def with_cls(texts: Sequence[str]) -> list[str]:
+    """Texts with [CLS] before them, for a tokenizer that knows it."""
+    return [f"{CLS} {text}" for text in texts]
