@@ -17,6 +17,7 @@ from torch.nn import functional
 from modalign._checks import checked, describe, require_positive
 from modalign.codebook import Codebook, FeatureQueue, MomentumTeacher, alignment_loss
 from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, states
+from modalign.momentum import distillation_weight
 
 CLS, MASK = "[CLS]", "[MASK]"
 SPECIAL_TOKENS = (CLS, MASK)
@@ -43,6 +44,8 @@ class Config:
         queue: teacher features that are kept, a multiple of the batch (paper: 65,536).
         momentum: of the teacher (paper: 0.995).
         temperature: its start (0.07, as in ALBEF).
+        alpha: weight of the soft targets, reached after ``ramp`` steps (0.4, as in ALBEF).
+        ramp: steps over which it rises from 0; an epoch in ALBEF.
         pairing: ``"crossed"`` or ``"same"``: whose plan is whose target.
         features: ``"teacher"`` or ``"student"``: whose features the plans come from.
         mlm: weight of masked language modelling.
@@ -67,6 +70,8 @@ class Config:
     queue: int = 1024
     momentum: float = 0.995
     temperature: float = 0.07
+    alpha: float = 0.4
+    ramp: int = 0
     pairing: str = "crossed"
     features: str = "teacher"
     mlm: float = 1.0
@@ -369,10 +374,12 @@ class Codis(nn.Module):
     >>> ids = torch.tensor([[2, 4, 5], [2, 6, 0]])
     >>> batch = {"pixel_values": torch.rand(2, 3, 64, 64), "input_ids": ids}
     >>> batch["attention_mask"] = (ids > 0).long()
-    >>> sorted(model.losses(batch, alpha=0.0))
+    >>> sorted(model.losses(batch))
     ['code', 'cross', 'intra', 'itm', 'loss', 'mlm']
     >>> model.update()
     """
+
+    steps: Tensor
 
     def __init__(
         self, config: Config, *, image: Encoder | None = None, text: Encoder | None = None
@@ -406,13 +413,13 @@ class Codis(nn.Module):
             nn.LayerNorm(config.width),
             nn.Linear(config.width, config.vocabulary),
         )
+        self.register_buffer("steps", torch.tensor(0))
         self._fresh: tuple[Tensor, Tensor] | None = None
 
     def losses(
         self,
         batch: Mapping[str, Tensor],
         *,
-        alpha: float = 0.4,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the parts of the loss and, as ``"loss"``, their weighted sum (eq-codis-final).
@@ -420,7 +427,6 @@ class Codis(nn.Module):
         Args:
             batch: ``pixel_values`` (b, 3, h, w), ``input_ids`` and ``attention_mask`` (b, t); row i
                 of each belongs together, and no two pairs are alike.
-            alpha: weight of the teacher's soft targets.
             generator: of masks and negatives; torch's own by default.
 
         A part of weight 0 is not computed.
@@ -440,7 +446,7 @@ class Codis(nn.Module):
                 self.image_queue.features.clone(),
                 self.text_queue.features.clone(),
                 temperature=self.codebook.temperature(),
-                alpha=alpha,
+                alpha=distillation_weight(int(self.steps), config.ramp, final=config.alpha),
                 intra=config.intra > 0,
                 cross=config.cross > 0,
             )
@@ -498,6 +504,7 @@ class Codis(nn.Module):
         for queue, z in zip((self.image_queue, self.text_queue), self._fresh, strict=True):
             queue.enqueue(z)
         self._fresh = None
+        self.steps += 1
 
     @torch.no_grad()
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -541,36 +548,47 @@ def grad_cam(
 
 @torch.no_grad()
 def rerank(
-    model: Codis, batch: Mapping[str, Tensor], similarity: Float[Tensor, "n m"], k: int
-) -> Float[Tensor, "n m"]:
-    """Order the k texts nearest to each picture by the matching head, before all others.
+    model: Codis,
+    image: Float[Tensor, "n p d"],
+    text: Float[Tensor, "m t d"],
+    mask: Int[Tensor, "m t"] | Bool[Tensor, "m t"],
+    similarity: Float[Tensor, "n m"],
+    *,
+    k: int,
+    at_a_time: int = 1024,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """Order the k nearest of each row, and of each column, by the matching head, before all others.
 
     Args:
         model: pretrained.
-        batch: N pictures and M texts.
+        image: states of N pictures.
+        text: states of M texts.
+        mask: their tokens.
         similarity: of the towers, (N, M).
-        k: how many of each row are read together with the picture.
+        k: how many candidates of a query are fused with it.
+        at_a_time: pairs that are fused at once.
 
     Returns:
-        (N, M) scores whose order is the new one.
+        Scores for pictures as queries (by row), and for texts as queries (by column).
 
     Raises:
-        ValueError: for a k outside 1 to M.
+        ValueError: for a k outside 1 to the smaller of N and M.
     """
-    m = similarity.shape[1]
-    if not 1 <= k <= m:
-        raise ValueError(f"k: expected 1 to {m} texts, got {k}")
-    image, _ = model.towers.see(batch["pixel_values"])
-    text, _ = model.towers.read(batch["input_ids"], batch["attention_mask"])
-    scores = similarity.clone()
-    for row, best in enumerate(similarity.topk(k, 1).indices):
-        fused = model.fusion(
-            text[best], batch["attention_mask"][best], image[row].expand(k, -1, -1)
-        )
-        logits = model.itm_head(fused[:, 0])
-        # between 2 and 3, above every cosine
-        scores[row, best] = 2 + torch.sigmoid(logits[:, 1] - logits[:, 0]).to(scores.dtype)
-    return scores
+    n, m = similarity.shape
+    if not 1 <= k <= min(n, m):
+        raise ValueError(f"k: expected 1 to {min(n, m)} candidates, got {k}")
+    near = torch.zeros(2, n, m, dtype=torch.bool, device=similarity.device)
+    near[0].scatter_(1, similarity.topk(k, 1).indices, True)
+    near[1].scatter_(0, similarity.topk(k, 0).indices, True)
+    pairs = near.any(0).nonzero()
+    logits = [
+        model.itm_head(model.fusion(text[j], mask[j], image[i])[:, 0])
+        for i, j in (part.unbind(1) for part in pairs.split(at_a_time))
+    ]
+    matched = torch.zeros_like(similarity)
+    matched[tuple(pairs.T)] = torch.cat(logits).softmax(1)[:, 1].to(similarity.dtype)
+    rows, columns = similarity.where(~near, 2 + matched)  # above every cosine
+    return rows, columns
 
 
 def with_cls(texts: Sequence[str]) -> list[str]:
