@@ -112,7 +112,7 @@ def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner
             log_a, log_b = log_a + a.log(), log_b + b.log().mT
             a, b = torch.ones_like(a), torch.ones_like(b)
     # an entry that underflowed stays zero, though later steps may call for it: its column tells
-    torch.add(log_a + log_b, cost, alpha=-outer / beta, out=kernel)
+    torch.add(log_a, cost, alpha=-outer / beta, out=kernel).add_(log_b)
     lost = kernel.exp_().sum(-2) / nu[:, 0] - 1
     return p if (lost.abs() < 0.01).all() else p.fill_(math.nan)
 
