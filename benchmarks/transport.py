@@ -2,7 +2,7 @@
 
 python -m benchmarks.transport [--repeats 7] [--json FILE]
 
-512 features, 4,000 prototypes, 50 steps, float32, as in the paper's codebook. Times are the median of
+512 features, 4,000 prototypes, 50 steps, float32, as in the paper. Times are the median of
 paired repeats, as in benchmarks.common. *direct* is algorithm 2 in torch with fresh temporaries and
 broadcasting in place of diagonal matrices; *diag* multiplies by diagonal matrices as it is printed,
 and runs two steps only, whose time is scaled up.
