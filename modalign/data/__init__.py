@@ -34,7 +34,15 @@ from modalign.data import (
     world,
     yms,
 )
-from modalign.data._files import SPLITS, BadRow, Reading, SkippedRows, Source, require_split
+from modalign.data._files import (
+    SPLITS,
+    BadRow,
+    Problem,
+    Reading,
+    SkippedRows,
+    Source,
+    require_split,
+)
 from modalign.data.audio import waveform
 from modalign.data.features import FeatureFile, convert_pickle
 
@@ -106,7 +114,10 @@ def load(
     (360, 'two', (8, 8))
     """
     reading = _asked(name, split, options, folder, on_bad, verify, checksums)
-    dataset = reading.source.read(reading, **options)
+    try:
+        dataset = reading.source.read(reading, **options)
+    except Problem as problem:
+        raise BadRow(f"{name}: {problem}") from problem
     for warning in reading.warnings:
         warnings.warn(warning, stacklevel=2)
     return dataset

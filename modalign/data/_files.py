@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -144,7 +145,7 @@ def inside(folder: pathlib.Path, name: str | os.PathLike[str]) -> pathlib.Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise Problem(f"{os.fspath(name)!r:.80} is no name of a file: {error}") from error
     if not within:
-        raise Problem(f"{os.fspath(name)!r} leads out of the folder {folder}, and is not read")
+        raise Problem(f"{os.fspath(name)!r:.200} leads out of the folder {folder}, and is not read")
     return path
 
 
@@ -195,11 +196,14 @@ def loads(text: str) -> Any:
     if text.count("[") + text.count("{") > NESTING and _depth(text) > NESTING:
         raise Problem(f"expected at most {NESTING} lists or objects within each other")
     try:
+        text.encode()
         value = json.loads(
             text, object_pairs_hook=_object, parse_int=_whole_number, parse_float=_number
         )
     except json.JSONDecodeError as error:
         raise Problem(f"expected a JSON object, got {text[:60]!r}: {error}") from error
+    except UnicodeEncodeError as error:
+        raise Problem(f"expected UTF-8, got {text[:60]!a}") from error
     if "\\u" in text and any(0xD800 <= ord(c) <= 0xDFFF for c in _texts(value)):
         raise Problem("expected text, got a lone surrogate (half of a character)")
     return value
@@ -231,11 +235,16 @@ def _number(text: str) -> float:
 
 def _depth(text: str) -> int:
     """How many lists and objects are open at most; brackets in texts do not count."""
-    depth = deepest = 0
-    for mark in re.findall(r"[\[\]{}]", re.sub(r'"[^"\\]*(?:\\.[^"\\]*)*"', "", text)):
-        depth += (mark in "[{") - (mark in "]}")
-        deepest = max(deepest, depth)
-    return deepest
+    return max(depth for _, depth in _marks(text))
+
+
+def _marks(text: str) -> Iterator[tuple[re.Match[str], int]]:
+    """The brackets and commas of JSON, less those in texts, and how many brackets are open."""
+    depth = 0
+    for match in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', text):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        if not match[0].startswith('"'):
+            yield match, depth
 
 
 def _texts(value: Any) -> str:
@@ -245,6 +254,25 @@ def _texts(value: Any) -> str:
     if isinstance(value, list):
         return "".join(map(_texts, value))
     return value if isinstance(value, str) else ""
+
+
+def json_list(path: pathlib.Path) -> list[tuple[str, str]]:
+    """The items of a file that is one JSON list, each with its place; each is to be read alone.
+
+    >>> import tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp(), "rows.json")
+    >>> _ = file.write_text('[{"a": [1, 2]}, {}]')
+    >>> [item for _, item in json_list(file)]
+    ['{"a": [1, 2]}', '{}']
+    """
+    # a byte that is not UTF-8 becomes a surrogate here, for which its item is refused
+    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
+    marks = [match for match, depth in _marks(text) if depth == (match[0] not in "]}")]
+    whole = len(marks) > 1 and marks[0].start() == 0 and marks[-1].end() == len(text)
+    if not whole or marks[0][0] + marks[-1][0] != "[]":
+        raise Problem(f"expected a JSON list, got {text[:20]!a} to {text[-20:]!a}")
+    items = [text[a.end() : b.start()].strip() for a, b in itertools.pairwise(marks)]
+    return [(f"{path}, row {i}", item) for i, item in enumerate(items, 1) if items != [""]]
 
 
 def json_object(line: bytes, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
@@ -445,7 +473,8 @@ class Reading:
         name = self.source.name
         if not kept:
             skipped = f"; skipped: {self.bad[0]}" if self.bad else ""
-            raise ValueError(f"{name}: split {self.split!r} has no row{skipped}")
+            what = "it" if self.split is None else f"split {self.split!r}"
+            raise ValueError(f"{name}: {what} has no row{skipped}")
         if self.bad:
             self.warnings.append(SkippedRows(name, self.bad, kept))
             self.notes.append(f"{len(self.bad)} bad rows were skipped")

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,7 +36,7 @@ WORDS = {
 }
 HINT = "put the files of each split into a folder train/, validation/ or test/"
 CELL = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-Part = tuple[str | None, datasets.Dataset]
+Part = tuple[str | None, datasets.Dataset, list[str] | None]  # split, rows, and the places of these
 
 
 def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> list[Part]:
@@ -54,7 +54,7 @@ def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> l
         there = f"only {_listed(left_out)}" if left_out else "nothing"
         raise ValueError(f"{reading.source.name}: expected files of {READ}; it holds {there}")
     if left_out:
-        reading.remark(f"left out, not being {kind} files: {len(left_out)}, {_listed(left_out)}")
+        reading.remark(f"{len(left_out)} left out, being no {kind}: {_listed(left_out)}")
     if kind in MEDIA:
         return _media(folder, chosen, kind, said, reading)
     if said is not None:
@@ -80,13 +80,11 @@ def _files(folder: pathlib.Path, reading: Reading) -> tuple[list[PurePosixPath],
         here = pathlib.Path(place).relative_to(folder)
         for name in sorted(folders):
             path = here / name
-            linked = os.path.islink(folder / path)
-            if linked:
-                # os.walk does not follow it
-                _usable(folder, path, reading)
+            linked = os.path.islink(folder / path)  # which os.walk does not follow
             if linked or name.startswith("."):
-                left_out.append(f"{path.as_posix()}/")
                 folders.remove(name)
+                if not linked or _usable(folder, path, reading):
+                    left_out.append(f"{path.as_posix()}/")
         for name in files:
             file = PurePosixPath((here / name).as_posix())
             if name.startswith("."):
@@ -116,7 +114,7 @@ def _chosen(names: list[PurePosixPath]) -> tuple[str, list[PurePosixPath]]:
         kind for suffix in suffixes.values() for kind, known in MEDIA.items() if suffix in known
     )
     kind, count = counts.most_common(1)[0] if counts else ("", 0)
-    if count and (tables_of_media or count >= len(tables)):
+    if count and (tables_of_media or count > len(tables)):
         return kind, [each for each in names if suffixes[each] in MEDIA[kind]] + tables_of_media
     if tables:
         return "table", tables
@@ -255,7 +253,9 @@ def _tables(
         path, suffix = folder / name, name.suffix.lower()
         if suffix in STORED:
             try:
-                parts.append((split, stored(path, reading)))
+                part = stored(path, reading)
+                places = [f"{path}, row {i + 1}" for i in range(part.num_rows)]
+                parts.append((split, part, places))
             except Problem as problem:
                 reading.refuse(str(path), problem)
             continue
@@ -265,14 +265,19 @@ def _tables(
         owners |= {id(row): split for row in found}
     take_numbers(delimited)
     kept, table = table_of(rows, reading)
-    return parts + _by_split(datasets.Dataset(InMemoryTable(table)), [owners[id(r)] for r in kept])
+    splits_of = [owners[id(row)] for row in kept]
+    return parts + _by_split(datasets.Dataset(InMemoryTable(table)), splits_of, kept)
 
 
-def _by_split(rows: datasets.Dataset, splits: list[str | None]) -> list[Part]:
-    return [
-        (split, rows.select([i for i, each in enumerate(splits) if each == split]))
-        for split in dict.fromkeys(splits)
-    ]
+def _by_split(
+    whole: datasets.Dataset, splits: list[str | None], rows: Sequence[Row] | None
+) -> list[Part]:
+    parts: list[Part] = []
+    for split in dict.fromkeys(splits):
+        chosen = [i for i, each in enumerate(splits) if each == split]
+        places = [getattr(rows[i], "place", f"row {i + 1}") for i in chosen] if rows else None
+        parts.append((split, whole.select(chosen), places))
+    return parts
 
 
 def _media(
@@ -315,7 +320,7 @@ def _media(
     known |= datasets.Features.from_arrow_schema(table.schema)
     info = datasets.DatasetInfo(features=known)
     whole = datasets.Dataset(InMemoryTable(pa.table(columns)), info=info)
-    return _by_split(whole, [splits[name] for name in names])
+    return _by_split(whole, [splits[name] for name in names], kept if tables else None)
 
 
 def _described(
@@ -365,6 +370,8 @@ def _labels(
     Empty where there are no classes. Where a whole split has none, they are withheld (None).
     """
     ways = {name: _way(name, splits[name]) for name in splits}
+    if not ways:
+        return {}
     steps = enumerate(zip(*ways.values(), strict=False))
     shared = next((i for i, step in steps if len(set(step)) > 1), min(map(len, ways.values())))
     classes = {name: "/".join(way[shared:]) for name, way in ways.items()}

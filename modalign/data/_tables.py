@@ -26,6 +26,7 @@ from modalign.data._files import (
     Reading,
     Row,
     decoded,
+    json_list,
     loads,
     numbered_lines,
 )
@@ -121,20 +122,16 @@ def csv_rows(text: str, separator: str) -> Iterator[tuple[int, Fields | Problem]
         start = end
 
 
-def _json_rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: pathlib.Path) -> list[tuple[str, str]]:
     """Rows of a list in JSON, or of JSON lines."""
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
-    if path.suffix.lower() == ".json" and text.startswith(b"["):
-        values = loads(decoded(text))
-        yield from ((f"{path}, row {i}", value) for i, value in enumerate(values, 1))
-    else:
-        for place, line in numbered_lines(path):
-            if line.strip():
-                yield place, line
+    lines = [(place, line) for place, line in numbered_lines(path) if line.strip()]
+    if path.suffix.lower() == ".json" and lines and lines[0][1].lstrip().startswith(b"["):
+        return json_list(path)
+    return [(place, line.decode("utf-8", "surrogateescape")) for place, line in lines]
 
 
-def _record(value: Any) -> Row:
-    value = loads(decoded(value)) if isinstance(value, bytes) else value
+def _record(text: str) -> Row:
+    value = loads(text)
     if not isinstance(value, dict) or not value:
         raise Problem(f"expected a JSON object with keys, got {value!r:.60}")
     return value

@@ -71,7 +71,7 @@ class FeatureFile:
         return self._open[1]
 
     def _stored(self, key: str) -> np.ndarray:
-        place = f"{self.path}, key {key!r}"
+        place = f"{self.path}, key {key!r:.80}"
         try:
             if self.path.is_dir():
                 path = inside(self.path, f"{key}.npy")
@@ -84,7 +84,7 @@ class FeatureFile:
         # damaged bytes make the readers raise nearly anything, or ask for more memory than there is
         except Exception as error:
             raise Problem(f"{place}: pickled or damaged, and not read: {error}") from error
-        raise Problem(f"no features of {key!r} in {self.path}")
+        raise Problem(f"no features of {key!r:.80} in {self.path}")
 
     def __getitem__(self, key: str) -> np.ndarray:
         """The matrix of a key, float32 (rows, width)."""

@@ -22,8 +22,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import datasets
 import huggingface_hub
@@ -83,7 +83,11 @@ def read(
             f"{', '.join(theirs) or 'none'}; splits={{{reading.split!r}: ...}} says which one it is"
         )
     wanted = [name for name in parts if reading.wanted(ours[name])]
-    tables = [_completed(reading, parts[name], name, ours[name], roots) for name in wanted]
+    tables = [
+        _completed(reading, rows, name, ours[name], roots)
+        for name in wanted
+        for rows in parts[name]
+    ]
     if not tables:
         reading.report(0)
     table = _joined(reading, tables)
@@ -111,8 +115,8 @@ def find(target: str, *, download: bool = False) -> pathlib.Path | None:
 
 def _of(found: datasets.Dataset | datasets.DatasetDict) -> list[Part]:
     if isinstance(found, datasets.Dataset):
-        return [(None if found.split is None else str(found.split), found)]
-    return [(str(name), part) for name, part in found.items()]
+        return [(None if found.split is None else str(found.split), found, None)]
+    return [(str(name), part, None) for name, part in found.items()]
 
 
 def _caches() -> list[pathlib.Path]:
@@ -147,42 +151,62 @@ def _saved(folder: pathlib.Path) -> datasets.Dataset | datasets.DatasetDict:
     return found.with_format(None)
 
 
+class _Rows(NamedTuple):
+    """Rows of a split, where each comes from, and the number of the first one's id."""
+
+    dataset: datasets.Dataset
+    places: list[str]
+    first: int
+
+
 def _by_split(
     reading: Reading, found: list[Part], columns: Mapping[str, str]
-) -> dict[str | None, datasets.Dataset]:
+) -> dict[str | None, list[_Rows]]:
     """The rows by their split, in the order train, validation, test and others.
 
     What a column ``split`` says holds. It must not contradict where the row lies.
     """
-    parts: dict[str | None, list[datasets.Dataset]] = {}
-    for said, part in found:
+    parts: dict[str | None, list[_Rows]] = {}
+
+    def add(name: str | None, rows: datasets.Dataset, places: list[str]) -> None:
+        before = parts.setdefault(name, [])
+        first = before[-1].first + len(before[-1].places) if before else 0
+        before.append(_Rows(rows, places, first))
+
+    for said, part, known in found:
         part = _renamed(part, columns, reading.source.name)
-        split = part.features.get("split")
-        if split is None:
-            parts.setdefault(said or "train", []).append(part)
+        places = known or [f"{said or 'train'}, row {i + 1}" for i in range(part.num_rows)]
+        if "split" not in part.features:
+            add(said or "train", part, places)
             continue
-        if split != datasets.Value("string"):
-            raise ValueError(
-                f"{reading.source.name}: expected texts in its column 'split', got {split}; "
-                "columns={'NEW': 'split'} renames it"
-            )
-
-        def check(
-            row: int, said: str | None = said, names: list[str | None] = part["split"][:]
-        ) -> int:
-            name = WORDS.get(str(names[row]).lower())
-            if said in SPLITS and name is not None and name != said:
-                raise Problem(f"its column split says {names[row]!r}, and it lies in {said!r}")
-            return row
-
-        places = ((f"{said or 'train'}, row {row + 1}", row) for row in range(part.num_rows))
-        rows = part.select(reading.sift(places, check))
-        owners = rows["split"][:]
-        for name in dict.fromkeys(owners):
-            chosen = [row for row, owner in enumerate(owners) if owner == name]
-            parts.setdefault(name, []).append(rows.select(chosen).remove_columns("split"))
+        find_split = _split_finder(reading, part, said)
+        splits = reading.sift(zip(places, range(part.num_rows), strict=True), find_split)
+        for name in dict.fromkeys(name for _, name in splits):
+            chosen = [row for row, each in splits if each == name]
+            rows = part.select(chosen).remove_columns("split")
+            add(name, rows, [places[row] for row in chosen])
     order = sorted(parts, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
-    return {name: _joined(reading, parts[name]) for name in order}
+    return {name: parts[name] for name in order}
+
+
+def _split_finder(
+    reading: Reading, part: datasets.Dataset, said: str | None
+) -> Callable[[int], tuple[int, str | None]]:
+    """What finds the split of a row in its column ``split``."""
+    if part.features["split"] != datasets.Value("string"):
+        raise ValueError(
+            f"{reading.source.name}: expected texts in its column 'split', got "
+            f"{part.features['split']}; columns={{'NEW': 'split'}} renames it"
+        )
+    names = part["split"][:]
+
+    def find_split(row: int) -> tuple[int, str | None]:
+        known = WORDS.get(str(names[row]).lower())
+        if said in SPLITS and known is not None and known != said:
+            raise Problem(f"its column split says {names[row]!r}, and it lies in {said!r}")
+        return row, names[row]
+
+    return find_split
 
 
 def _joined(reading: Reading, parts: list[datasets.Dataset]) -> datasets.Dataset:
@@ -228,16 +252,17 @@ def _undecoded(feature: Any) -> Any:
 
 def _completed(
     reading: Reading,
-    part: datasets.Dataset,
+    rows: _Rows,
     name: str | None,
     ours: str | None,
     roots: list[pathlib.Path],
 ) -> datasets.Dataset:
     """Without bad rows, and with an id and a split."""
+    part = rows.dataset
     files = {column: each for column, each in part.features.items() if _holds_files(each)}
     encoded = part.select_columns(list(files)).with_format("arrow")
     if "id" not in part.column_names:
-        part = part.add_column("id", [f"{name}/{i}" for i in range(part.num_rows)])
+        part = part.add_column("id", [f"{name}/{rows.first + i}" for i in range(part.num_rows)])
     split = datasets.Features(split=datasets.Value("string"))
     part = part.add_column("split", [ours] * part.num_rows, feature=split["split"])
     if not files:
@@ -250,7 +275,7 @@ def _completed(
                 _check_cell(cell, kind, roots, verify=reading.verify)
         return row
 
-    places = ((f"{name}, row {row + 1}", row) for row in range(part.num_rows))
+    places = zip(rows.places, range(part.num_rows), strict=True)
     return part.select(reading.sift(places, check))
 
 

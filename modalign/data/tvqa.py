@@ -21,8 +21,9 @@ from modalign.data._files import (
     Reading,
     Row,
     Source,
+    decoded,
     inside,
-    json_object,
+    json_list,
     loads,
     numbered_lines,
     sentence,
@@ -65,7 +66,6 @@ def span(value: Any) -> tuple[float | None, float | None]:
 
 def question(value: dict[str, Any], *, plus: bool) -> Row:
     """One question of either file, with its numbers and text in one form."""
-    typed(value, KEYS)
     if plus or "answer_idx" in value:
         typed(value, {"answer_idx": (int, str)})
         if str(value["answer_idx"]) not in ("0", "1", "2", "3", "4"):
@@ -164,7 +164,7 @@ def _read(reading: Reading, folders: dict[str, Path | None], *, plus: bool) -> d
         once = Once("qid")
 
         def row(item: Any, split: str = split, once: Once = once) -> Row:
-            value = item if plus else json_object(item, KEYS)
+            value = typed(loads(item if plus else decoded(item)), KEYS)
             made = {**question(value, plus=plus), "split": split}
             once(made["id"])
             if srt is not None:
@@ -175,20 +175,16 @@ def _read(reading: Reading, folders: dict[str, Path | None], *, plus: bool) -> d
                 features.check(made, {})
             return made
 
-        rows += reading.sift(_objects(path) if plus else numbered_lines(path), row)
+        rows += reading.sift(_items(path) if plus else numbered_lines(path), row)
     table = reading.table(rows, _features(plus=plus, spoken=srt is not None))
     return features.to(table)
 
 
-def _objects(path: pathlib.Path) -> list[tuple[str, Any]]:
-    """The rows of a file that is one JSON list."""
+def _items(path: pathlib.Path) -> list[tuple[str, str]]:
     try:
-        values = loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON list, the file is damaged: {error}") from error
-    if not isinstance(values, list):
-        raise ValueError(f"{path}: expected a JSON list, got {type(values).__name__}")
-    return [(f"{path}, row {i}", value) for i, value in enumerate(values, start=1)]
+        return json_list(path)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem}") from problem
 
 
 def read(
