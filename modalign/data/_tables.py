@@ -179,7 +179,7 @@ def table_of(rows: Sequence[Row], reading: Reading) -> tuple[list[Row], pa.Table
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         try:
-            columns[name] = pa.array(values)
+            columns[name] = _array(values)
         except ARROW_REFUSES:
             for i, problem in _odd(values).items():
                 odd.setdefault(i, f"{name}: {problem}")
@@ -194,6 +194,13 @@ def table_of(rows: Sequence[Row], reading: Reading) -> tuple[list[Row], pa.Table
     return kept, pa.table(columns)
 
 
+def _array(values: Sequence[Any]) -> pa.Array:
+    array = pa.array(values)
+    if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
+        raise TypeError("Arrow takes True for 1.0 beside numbers")
+    return array
+
+
 def _odd(values: Sequence[Any]) -> dict[int, str]:
     """Which values do not go together with the others, and what those are."""
     common, _ = Counter(type(value) for value in values if value is not None).most_common(1)[0]
@@ -201,7 +208,7 @@ def _odd(values: Sequence[Any]) -> dict[int, str]:
     kind = None
     for value in sorted(values, key=lambda value: type(value) is not common):
         try:
-            found = pa.array([*seen, value]).type
+            found = _array([*seen, value]).type
         except ARROW_REFUSES:
             continue
         if found != kind:
@@ -210,7 +217,7 @@ def _odd(values: Sequence[Any]) -> dict[int, str]:
     odd: dict[int, str] = {}
     for i, value in enumerate(values):
         try:
-            pa.array([*seen, value])
+            _array([*seen, value])
         except ARROW_REFUSES:
             odd[i] = f"expected {kind} as in other rows, got {value!r:.60}"
     assert odd, "Arrow refuses the values together, and each beside the others not"
