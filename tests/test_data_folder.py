@@ -302,8 +302,16 @@ def test_every_file_is_read_or_named(folder):
     with pytest.warns(UserWarning, match="4 left out, being no table: .*deep/notes.docx") as caught:
         rows = data.load(f"hub:{folder}")
     assert rows["text"] == ["x"] * 3
-    assert all(name in str(caught[0].message) for name in (".git/", ".hidden.csv", "README.md"))
+    assert all(name in str(caught[0].message) for name in (".git", ".hidden.csv", "README.md"))
     assert "4 left out" in rows.info.description
+
+
+def test_what_is_no_file_is_not_waited_for(folder):
+    text(folder / "a.csv", "text\nx\n")
+    os.mkfifo(folder / "b.csv")
+    (folder / "c.csv").symlink_to(folder / "nowhere")
+    with pytest.warns(UserWarning, match="2 left out, being no table: b.csv, c.csv"):
+        assert data.load(f"hub:{folder}").num_rows == 1
 
 
 def test_a_folder_of_other_files_is_refused_with_their_names(folder):

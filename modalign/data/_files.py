@@ -141,7 +141,8 @@ def inside(folder: pathlib.Path, name: str | os.PathLike[str]) -> pathlib.Path:
     """
     path = folder / name
     try:
-        within = path.resolve().is_relative_to(folder.resolve())
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        within = os.path.commonpath([root, real]) == root
     except (OSError, ValueError, RuntimeError) as error:
         raise Problem(f"{os.fspath(name)!r:.80} is no name of a file: {error}") from error
     if not within:

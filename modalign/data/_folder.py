@@ -49,7 +49,7 @@ def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> l
     names, left_out = _files(folder, reading)
     said = _configured(folder, names, config)
     kind, chosen = _chosen(names if said is None else [name for name in names if name in said])
-    left_out += [str(name) for name in names if name not in chosen]
+    left_out = sorted({*left_out, *names} - set(chosen))
     if not chosen:
         there = f"only {_listed(left_out)}" if left_out else "nothing"
         raise ValueError(f"{reading.source.name}: expected files of {READ}; it holds {there}")
@@ -64,14 +64,17 @@ def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> l
     return _tables(folder, splits, reading)
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: list[PurePosixPath]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return ", ".join(map(str, names[:5])) + more
 
 
-def _files(folder: pathlib.Path, reading: Reading) -> tuple[list[PurePosixPath], list[str]]:
-    """All files by their path in the folder, and what is hidden."""
-    names, left_out = [], []
+def _files(
+    folder: pathlib.Path, reading: Reading
+) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """All files by their path in the folder, and what is hidden, a link to a folder or no file."""
+    names: list[PurePosixPath] = []
+    left_out: list[PurePosixPath] = []
 
     def unreadable(error: OSError) -> None:
         raise error
@@ -84,14 +87,15 @@ def _files(folder: pathlib.Path, reading: Reading) -> tuple[list[PurePosixPath],
             if linked or name.startswith("."):
                 folders.remove(name)
                 if not linked or _usable(folder, path, reading):
-                    left_out.append(f"{path.as_posix()}/")
+                    left_out.append(PurePosixPath(path))
         for name in files:
             file = PurePosixPath((here / name).as_posix())
-            if name.startswith("."):
-                left_out.append(str(file))
-            elif _usable(folder, file, reading):
-                names.append(file)
-    return sorted(names), sorted(left_out)
+            if not _usable(folder, file, reading):
+                continue
+            # a pipe would be waited for
+            hidden = name.startswith(".") or not os.path.isfile(folder / file)
+            (left_out if hidden else names).append(file)
+    return sorted(names), left_out
 
 
 def _usable(folder: pathlib.Path, path: pathlib.PurePath, reading: Reading) -> bool:
