@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ def describe(value: object) -> str:
 
 
 def _readable(annotation: object) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    # on Python 3.10 Sequence[Scene] counts as a type, whose name is Sequence alone
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

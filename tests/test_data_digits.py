@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 from collections import Counter
 
@@ -139,10 +140,24 @@ def test_a_bad_recording_is_named_or_counted(recordings, how, problem):
     assert rows.num_rows == 3
 
 
+@pytest.mark.parametrize("name", ["7_ann_99999999999.wav", b"7_\xff_5.wav", "link"])
+def test_a_recording_that_cannot_be_a_row_is_named_or_counted(recordings, name):
+    path = recordings / "7_ann_5.wav"
+    if name == "link":
+        outside = path.rename(recordings.parent.parent / "secret.wav")
+        path.symlink_to(outside)
+    else:
+        os.rename(path, os.path.join(os.fsencode(recordings), os.fsencode(name)))
+    with pytest.raises(data.BadRow, match="recordings/7_.*wav: .*(does not fit|leads out)"):
+        data.load("spoken-digits", folder=recordings.parent, verify=False)
+    with pytest.warns(data.SkippedRows, match="skipped 1 bad rows, kept 3 rows"):
+        data.load("spoken-digits", folder=recordings.parent, on_bad="skip")
+
+
 def test_where_every_row_is_bad_nothing_is_returned(recordings):
     shutil.rmtree(recordings)
     recordings.mkdir()
-    with pytest.raises(ValueError, match="split None has no row"):
+    with pytest.raises(ValueError, match="spoken-digits: it has no row"):
         data.load("spoken-digits", folder=recordings.parent)
     (recordings / "x.wav").write_text("")
     with pytest.raises(ValueError, match="no row; skipped: .*x.wav"):

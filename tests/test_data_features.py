@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
@@ -132,3 +133,86 @@ def test_what_is_written_halfway_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write(tmp_path / "a.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """An HDF5 file whose keys are kept in other files, one way each."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["m"] = np.ones((2, 2))
+    (tmp_path / "raw").write_bytes(np.ones((2, 2), np.float32).tobytes())
+    layout = h5py.VirtualLayout((2, 2), "f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "m", (2, 2))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["own"] = file["group/own"] = np.ones((2, 2))
+        file["external"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/m")
+        file["folder"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+        file["soft"] = h5py.SoftLink("/external")
+        file.create_dataset("stored", (2, 2), "f4", external=[(str(tmp_path / "raw"), 0, 16)])
+        file.create_virtual_dataset("virtual", layout)
+    return FeatureFile(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("external", "a ExternalLink"),
+        ("folder/m", "a ExternalLink"),
+        ("soft", "a SoftLink"),
+        ("stored", "external storage"),
+        ("virtual", "a virtual data set"),
+    ],
+)
+def test_matrices_of_other_hdf5_files_are_not_read(linked, key, what):
+    assert linked["own"].shape == linked["group/own"].shape == (2, 2)
+    with pytest.raises(
+        ValueError, match=f"key '{key}': expected a matrix in the file itself, .*{what}"
+    ):
+        linked[key]
+
+
+def test_matrices_of_other_folders_are_not_read(tmp_path):
+    (tmp_path / "set").mkdir()
+    np.save(tmp_path / "x.npy", np.ones((2, 2)))
+    (tmp_path / "set" / "link.npy").symlink_to(tmp_path / "x.npy")
+    file = FeatureFile(tmp_path / "set")
+    for key in ("../x", str(tmp_path / "x"), "link"):
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            file[key]
+    for key in ("x" * 5000, "", "y"):
+        with pytest.raises(ValueError, match="no features of"):
+            file[key]
+    for key in ("\0", "\ud800"):
+        with pytest.raises(ValueError, match="is no name of a file"):
+            file[key]
+
+
+BEYOND = {
+    "large": ([[1.0, 0.0], [1e39, 0.0]], "float32 can hold .* a largest of 1e.39 in row 1"),
+    "small": ([[1.0, 0.0], [1e-60, 0.0]], "float32 can hold .* a largest of 1e-60 in row 1"),
+    "half": (np.array([[1, np.inf]], np.float16), "NaN or infinity in row 0"),
+    "nan": ([[0.0], [np.nan]], "NaN or infinity in row 1"),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".safetensors", ".npy"])
+def test_features_beyond_float32_are_refused(tmp_path, name, suffix):
+    matrix, problem = np.array(BEYOND[name][0]), BEYOND[name][1]
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez(path, a=matrix)
+    elif suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["a"] = matrix
+    elif suffix == ".safetensors":
+        safetensors.torch.save_file({"a": torch.from_numpy(matrix)}, path)
+    else:
+        np.save(path, matrix)
+    with pytest.raises(ValueError, match=f"key 'a': .*{problem}"):
+        FeatureFile(tmp_path if suffix == ".npy" else path)["a"]
+
+
+def test_a_small_number_beside_ordinary_ones_is_zero(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.array([[0.5, 1e-60], [0.0, 0.0]]))
+    assert FeatureFile(tmp_path / "a.npz")["a"].tolist() == [[0.5, 0.0], [0.0, 0.0]]

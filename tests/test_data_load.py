@@ -110,3 +110,36 @@ def test_a_changed_file_fails_its_checksum(name, tmp_path):
     file.write_text("changed")
     with pytest.raises(ValueError, match=f"{file} is not the official file: expected SHA-256"):
         data.load(name, folder=tmp_path, checksums=True)
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_set_that_is_not_here_is_refused_before_anything_is_read(name, monkeypatch, tmp_path):
+    monkeypatch.delenv("MODALIGN_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=f"{name}: .*MODALIGN_DATA is not set. Get it from"):
+        data.check(name)
+    with pytest.raises(FileNotFoundError, match=f"{name}: no {tmp_path}/.* Get it from"):
+        data.check(name, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_set_that_is_here_passes_the_check(name, real_data, monkeypatch):
+    monkeypatch.setattr(_files, "numbered_lines", None)  # nothing is read
+    data.check(name, "test" if "test" in data.source(name).splits else None)
+
+
+def test_the_check_refuses_what_load_refuses():
+    data.check("digits", "test")
+    for wrong in (("digit",), ("digits", "tset")):
+        with pytest.raises(ValueError, match="did you mean"):
+            data.check(*wrong)
+    with pytest.raises(ValueError, match="takes no option of its own, got 'seed'"):
+        data.check("digits", seed=1)
+    with pytest.raises(FileNotFoundError, match="no folder no/such; .*download=True"):
+        data.check("hub:no/such")
+    with pytest.raises(TypeError, match="name: expected a text, got int 3"):
+        data.check(3)
+
+
+def test_a_split_without_its_file_is_refused_by_the_check(real_data):
+    with pytest.raises(FileNotFoundError, match="nlvr: no .*train.json. Get it from"):
+        data.check("nlvr", "train")

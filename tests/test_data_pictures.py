@@ -329,3 +329,59 @@ def test_another_header_is_refused(flickr8k):
     folder = snlive(flickr8k, header="id\timage\ttext\tlabel")
     with pytest.raises(ValueError, match="row 1: expected the header pairID TAB"):
         data.load("snli-ve", "validation", folder=folder)
+
+
+# files named in data sets
+
+
+@pytest.fixture
+def secret(tmp_path):
+    return picture(tmp_path / "secret.jpg")
+
+
+@pytest.mark.parametrize("how", ["../../secret.jpg", "absolute", "link"])
+@pytest.mark.parametrize("name", ["flickr8k", "flickr8k-expert", "snli-ve"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_photographs_of_other_folders_are_not_read(judged, secret, how, name, verify):
+    named = {"absolute": str(secret), "link": "link.jpg"}.get(how, how)
+    if how == "link":
+        (judged / "images" / named).symlink_to(secret)
+    captions(judged, lambda text: text + f"{named}#0\tNot of this set .\n".encode())
+    with open(judged / "text" / "ExpertAnnotations.txt", "a") as file:
+        file.write(f"{named}\tc.jpg#0\t4\t4\t4\n")
+    folder = snlive(judged, "a#0\ta.jpg\tA dog.\tneutral", f"b#0\t{named}\tA dog.\tneutral")
+    folder, split = (folder, "validation") if name == "snli-ve" else (judged, None)
+    with pytest.raises(
+        data.BadRow, match="row [39]: .*leads out of the folder .*images, and is not"
+    ):
+        data.load(name, split, folder=folder, verify=verify)
+    rows, skipped = skipping(name, folder, split=split, verify=verify)
+    assert len(skipped) == 1
+    assert not any("secret" in str(cell) or "link" in str(cell) for cell in rows["id"])
+
+
+def test_pictures_of_other_folders_are_not_read(tmp_path):
+    nlvr(tmp_path, example(), example(identifier="1-1", directory="../.."))
+    picture(tmp_path / "dev-1-1-0.png")
+    assert data.load("nlvr", "validation", folder=tmp_path, on_bad="raise").num_rows == 2
+    nlvr(tmp_path, example(), example(identifier="1-1", directory="../../.."))
+    with pytest.raises(data.BadRow, match="row 2: .*leads out of the folder"):
+        data.load("nlvr", "validation", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["text/Flickr8k.token.txt", "images"])
+def test_files_of_a_set_are_no_links_out_of_it(flickr8k, name):
+    (flickr8k / name).rename(flickr8k.parent / "elsewhere")
+    (flickr8k / name).symlink_to(flickr8k.parent / "elsewhere")
+    with pytest.raises(data.BadRow, match=f"flickr8k: '{name}' leads out of the folder"):
+        data.load("flickr8k", folder=flickr8k)
+
+
+@pytest.mark.parametrize("number", [2**40, 10**30])
+def test_a_number_beyond_its_column_is_a_bad_row(tmp_path, number):
+    item = {"x_loc": number, "y_loc": 2, "type": "circle", "color": "Black", "size": 10}
+    nlvr(tmp_path, example(), example("1-1", structured_rep=[[item], [], []]))
+    with pytest.raises(data.BadRow, match="dev.json, row 2: "):
+        data.load("nlvr", "validation", folder=tmp_path)
+    rows, skipped = skipping("nlvr", tmp_path, split="validation")
+    assert (rows.num_rows, len(skipped)) == (1, 1)

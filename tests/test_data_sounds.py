@@ -92,3 +92,27 @@ def test_a_bad_clip_is_named_or_counted(clips, how, problem):
     assert str(path) in str(error.value)
     with pytest.warns(data.SkippedRows, match="esc10: skipped 1 bad rows, kept 1 rows"):
         assert data.load("esc10", folder=clips, on_bad="skip").num_rows == 1
+
+
+def test_links_out_of_the_folder_are_refused(clips, tmp_path_factory):
+    path = clips / "002 - Rain" / "5-20-A.ogg"
+    outside = path.rename(tmp_path_factory.mktemp("outside") / path.name)
+    path.symlink_to(outside)
+    with pytest.raises(data.BadRow, match="5-20-A.ogg' leads out of the folder"):
+        data.load("esc10", folder=clips, verify=False)
+    with pytest.warns(data.SkippedRows):
+        assert data.load("esc10", folder=clips, on_bad="skip").num_rows == 1
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_waveform_is_finite_or_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    for samples, kind in (([0, np.nan], "FLOAT"), ([0, 1e39], "DOUBLE"), ([[3e38, 3e38]], "FLOAT")):
+        soundfile.write(path, np.array(samples), 8000, subtype=kind)
+        with pytest.raises(ValueError, match="a.wav: expected finite samples"):
+            data.waveform({"path": str(path), "bytes": None})
+    path.write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="a.wav: truncated or not a sound file"):
+        data.waveform({"path": str(path), "bytes": None})
+    with pytest.raises(ValueError, match="rate: expected a positive number"):
+        data.waveform({"path": str(path), "bytes": None}, rate=0.5)

@@ -139,14 +139,77 @@ SRT = (
 )
 
 
-def test_subtitles_are_read_in_latin_1(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "latin-1"])
+def test_subtitles_are_utf_8_or_else_cp1252(tmp_path, encoding):
+    said = (
+        SRT if encoding == "latin-1" else SRT.replace("A caf\xe9", "\u201cA caf\xe9\u201d \u2013")
+    )
     (tmp_path / "srt").mkdir()
-    (tmp_path / "srt" / "clip_1.srt").write_bytes(SRT.encode("latin-1"))
+    (tmp_path / "srt" / "clip_1.srt").write_bytes(said.encode(encoding))
     rows = load(tvqa(tmp_path, row(), row(2)), subtitles=tmp_path / "srt")
+    start = "A café" if encoding == "latin-1" else "“A café” \u2013"
     assert rows[1]["subtitles"] == [
-        {"text": "(Beckett:)A café, Castle?", "start": 1.5, "end": 3.0},
+        {"text": f"(Beckett:){start}, Castle?", "start": 1.5, "end": 3.0},
         {"text": "", "start": 60.0, "end": 61.0},
     ]
+
+
+def test_subtitles_of_neither_encoding_are_named(tmp_path):
+    (tmp_path / "srt").mkdir()
+    (tmp_path / "srt" / "clip_1.srt").write_bytes(b"1\n00:00:01,500 --> 00:00:03,000\n\x81\n")
+    with pytest.raises(data.BadRow, match="row 1: .*clip_1.srt: expected UTF-8 or cp1252"):
+        load(tvqa(tmp_path, row()), subtitles=tmp_path / "srt")
+
+
+def test_subtitles_and_features_of_other_folders_are_not_read(tmp_path):
+    (tmp_path / "srt").mkdir()
+    (tmp_path / "secret.srt").write_text("1\n00:00:01,500 --> 00:00:03,000\nHm\n")
+    tvqa(tmp_path, row(), row(2, vid_name="../secret"))
+    (tmp_path / "srt" / "clip_1.srt").write_text("")
+    with pytest.raises(data.BadRow, match="row 2: '../secret.srt' leads out of the folder"):
+        load(tmp_path, subtitles=tmp_path / "srt")
+    np.save(tmp_path / "secret.npy", np.ones((2, 3)))
+    with pytest.raises(data.BadRow, match="row 1: no features of 'clip_1'"):
+        load(tmp_path, video_features=tmp_path / "srt")
+    np.save(tmp_path / "srt" / "clip_1.npy", np.ones((2, 3)))
+    with pytest.raises(data.BadRow, match="row 2: .*'../secret.npy' leads out of the folder"):
+        load(tmp_path, video_features=tmp_path / "srt")
+
+
+ODD = [
+    (f'"n": {"9" * 30}', "at most 64 bits"),
+    (f'"n": {"9" * 5000}', "at most 64 bits"),
+    (r'"show_name": "\ud800"', "a lone surrogate"),
+    ('"show_name": ["a"]', "show: .* does not fit"),
+    (f'"n": {"[" * 5000}{"]" * 5000}', "at most 100 lists"),
+    ('"n": 1, "n": 2', "the key 'n' is given twice"),
+]
+
+
+@pytest.mark.parametrize("name", ["tvqa", "tvqa-plus"])
+@pytest.mark.parametrize(("odd", "problem"), ODD)
+def test_an_odd_value_is_a_bad_row(tmp_path, name, odd, problem):
+    good, bad = ({**row(i), "ts": [1, 2], "bbox": {}} for i in (1, 2))
+    if name == "tvqa":
+        good, bad = row(1), row(2)
+    del good["show_name"], bad["show_name"]
+    lines = [json.dumps(good), json.dumps(bad)[:-1] + f", {odd}}}"]
+    (tmp_path / "tvqa_val.jsonl").write_text("\n".join(lines))
+    (tmp_path / "tvqa_plus_val.json").write_text(f"[{', '.join(lines)}]")
+    with pytest.raises(data.BadRow, match=f"val.jsonl?, row 2: .*{problem}"):
+        load(tmp_path, name)
+    with pytest.warns(data.SkippedRows, match="skipped 1 bad rows, kept 1 rows"):
+        assert load(tmp_path, name, on_bad="skip").num_rows == 1
+
+
+@pytest.mark.parametrize("change", [{"left": 1e39}, {"img_id": 2**40}])
+def test_a_number_beyond_its_column_is_a_bad_row(tmp_path, change):
+    frame = str(change.get("img_id", 1))
+    plus(tmp_path, row(bbox={}, ts=[1, 2]), row(2, ts=[1, 2], bbox={frame: [box(**change)]}))
+    with pytest.raises(data.BadRow, match="tvqa_plus_val.json, row 2: boxes: .* does not fit"):
+        load(tmp_path, "tvqa-plus")
+    with pytest.warns(data.SkippedRows):
+        assert load(tmp_path, "tvqa-plus", on_bad="skip").num_rows == 1
 
 
 def test_bad_subtitles_are_named(tmp_path):

@@ -14,11 +14,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import pathlib
 import warnings
+from collections.abc import Mapping
+from typing import cast
 
 import datasets
 
-from modalign._checks import require_choice
+from modalign._checks import describe, require_choice
 from modalign.data import (
     digits,
     esc10,
@@ -31,7 +34,15 @@ from modalign.data import (
     world,
     yms,
 )
-from modalign.data._files import SPLITS, BadRow, Reading, SkippedRows, Source, require_split
+from modalign.data._files import (
+    SPLITS,
+    BadRow,
+    Problem,
+    Reading,
+    SkippedRows,
+    Source,
+    require_split,
+)
 from modalign.data.audio import waveform
 from modalign.data.features import FeatureFile, convert_pickle
 
@@ -41,6 +52,7 @@ __all__ = [
     "FeatureFile",
     "SkippedRows",
     "available",
+    "check",
     "convert_pickle",
     "load",
     "source",
@@ -101,6 +113,63 @@ def load(
     >>> digits.num_rows, digits[0]["text"], digits[0]["image"].size
     (360, 'two', (8, 8))
     """
+    reading = _asked(name, split, options, folder, on_bad, verify, checksums)
+    try:
+        dataset = reading.source.read(reading, **options)
+    except Problem as problem:
+        raise BadRow(f"{name}: {problem}") from problem
+    for warning in reading.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return dataset
+
+
+def check(
+    name: str,
+    split: str | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    **options: object,
+) -> None:
+    """Refuse what `load` would refuse before it reads a row: a set that is not here, above all.
+
+    It looks for folders and files and opens none, so that a long run can ask before it starts.
+
+    Args:
+        name: as in `load`, as are the others.
+        split: whose file must be there.
+        folder: where the set's own files lie.
+        **options: the loader's own.
+
+    Raises:
+        ValueError: for an unknown name, split or option.
+        FileNotFoundError: where the set is not here; says what to get, where, under which terms.
+
+    >>> check("digits", "test")
+    >>> check("hub:no/such-folder")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: hub:no/such-folder: no folder no/such-folder; if it is a data set of the hub, download=True fetches it (nothing is downloaded unless asked)
+    """  # noqa: E501
+    reading = _asked(name, split, options, folder)
+    if name.startswith(hub.SOURCE.name):
+        hub.find(name.removeprefix(hub.SOURCE.name), download=options.get("download") is True)
+    if reading.folder is not None:
+        reading.require_files()
+    if reading.source is snlive.SOURCE:
+        beside = options.get("flickr8k_folder") or snlive.beside(reading)
+        check("flickr8k", folder=cast(pathlib.Path, beside))
+
+
+def _asked(
+    name: str,
+    split: str | None,
+    options: Mapping[str, object],
+    folder: str | os.PathLike[str] | None = None,
+    on_bad: str = "raise",
+    verify: bool = True,
+    checksums: bool = False,
+) -> Reading:
+    """What `load` was asked for, whose name, split and options are known."""
     chosen = source(name)
     require_split(split, chosen.splits, name)
     known = tuple(inspect.signature(chosen.read).parameters)[1:]
@@ -108,13 +177,7 @@ def load(
         if not known:
             raise ValueError(f"{name}: takes no option of its own, got {option!r}")
         require_choice(option, known, f"{name}: option")
-    reading = Reading(
-        chosen, split, folder=folder, on_bad=on_bad, verify=verify, checksums=checksums
-    )
-    dataset = chosen.read(reading, **options)
-    for warning in reading.warnings:
-        warnings.warn(warning, stacklevel=2)
-    return dataset
+    return Reading(chosen, split, folder=folder, on_bad=on_bad, verify=verify, checksums=checksums)
 
 
 def source(name: str) -> Source:
@@ -123,6 +186,8 @@ def source(name: str) -> Source:
     >>> source("spoken-digits").terms
     'CC BY-SA 4.0 (recordings), CC BY 4.0 (scans)'
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a text, got {describe(name)}")
     if name.startswith(hub.SOURCE.name) and name != hub.SOURCE.name:
         return dataclasses.replace(hub.SOURCE, name=name)
     require_choice(name, tuple(SOURCES), "name")
@@ -134,7 +199,7 @@ def available() -> list[dict[str, object]]:
 
     Returns:
         For each set: ``name``, ``holds``, ``splits``, ``embedded`` (comes with the book),
-        ``found`` (embedded, or its folder is there), ``origin``, ``terms`` and ``get`` (what to
+        ``found`` (embedded, or its files are there), ``origin``, ``terms`` and ``get`` (what to
         download, and where to put it).
 
     >>> [each["name"] for each in available() if each["embedded"]]
@@ -146,7 +211,7 @@ def available() -> list[dict[str, object]]:
             "holds": each.holds,
             "splits": each.splits,
             "embedded": each.embedded,
-            "found": each.embedded or _is_here(each),
+            "found": each.name != hub.SOURCE.name and _is_here(each.name),
             "origin": each.origin,
             "terms": each.terms,
             "get": each.how_to_get(),
@@ -155,8 +220,9 @@ def available() -> list[dict[str, object]]:
     ]
 
 
-def _is_here(source: Source) -> bool:
-    root = os.environ.get("MODALIGN_DATA")
-    return bool(root and source.folder) and os.path.isdir(
-        os.path.join(root or "", source.folder or "")
-    )
+def _is_here(name: str) -> bool:
+    try:
+        check(name)
+    except FileNotFoundError:
+        return False
+    return True

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import datasets
+import numpy as np
 import PIL.Image
+import pyarrow as pa
 from datasets.table import InMemoryTable
 
 from modalign._checks import require_choice
@@ -22,6 +27,17 @@ VARIABLE = "MODALIGN_DATA"
 T = TypeVar("T")
 R = TypeVar("R")
 Row = dict[str, Any]
+NESTING = 100  # of lists and objects in JSON
+# what pyarrow raises for a value that does not fit
+ARROW_REFUSES = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+class Placed(dict[str, Any]):
+    """A row that knows its place, such as "captions.txt, row 3"."""
+
+    def __init__(self, row: Row, place: str) -> None:
+        super().__init__(row)
+        self.place = place
 
 
 class Problem(ValueError):
@@ -57,6 +73,8 @@ class Source:
         folder: its folder under ``MODALIGN_DATA``; None where it needs none.
         layout: the files that are expected in that folder.
         checksums: SHA-256 of its small official files, by path in the folder.
+        needs: paths in that folder without which nothing can be read.
+        split_files: the file of each split, where each has its own.
     """
 
     name: str
@@ -69,6 +87,8 @@ class Source:
     folder: str | None = None
     layout: str = ""
     checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    split_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def how_to_get(self) -> str:
         """Say what to download, from where, under which terms, and where to put it."""
@@ -97,9 +117,37 @@ class Source:
             )
         path = pathlib.Path(folder if folder is not None else root or "").expanduser()
         path = path if folder is not None else path / (self.folder or "")
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise FileNotFoundError(f"{self.name}: no folder {path}. {self.how_to_get()}")
         return path
+
+
+def inside(folder: pathlib.Path, name: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a file that a data set names, which must lie in the set's folder.
+
+    Data sets come from elsewhere. Without this, a row that names ``../../secret.png``, or a link
+    to it, would show a file of the reader's own.
+
+    Raises:
+        Problem: for a path that leads out of the folder, by its name or by a link, and for a name
+            that no file can have.
+
+    >>> inside(pathlib.Path("pictures"), "cat/0.png").as_posix()
+    'pictures/cat/0.png'
+    >>> inside(pathlib.Path("pictures"), "../secret.png")
+    Traceback (most recent call last):
+    ...
+    modalign.data._files.Problem: '../secret.png' leads out of the folder pictures, and is not read
+    """
+    path = folder / name
+    try:
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        within = os.path.commonpath([root, real]) == root
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Problem(f"{os.fspath(name)!r:.80} is no name of a file: {error}") from error
+    if not within:
+        raise Problem(f"{os.fspath(name)!r:.200} leads out of the folder {folder}, and is not read")
+    return path
 
 
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
@@ -137,17 +185,104 @@ def fields(line: bytes, names: tuple[str, ...]) -> list[str]:
     return parts
 
 
+def loads(text: str) -> Any:
+    """Read JSON, refusing what would be lost or would fail later, far from its row.
+
+    That is: a key given twice, a whole number of more than 64 bits, a number beyond float64, half
+    of a surrogate pair, and lists in lists a hundred deep. ``NaN`` and ``Infinity`` are read.
+
+    >>> loads('{"id": 7, "weights": [0.5, 1]}')
+    {'id': 7, 'weights': [0.5, 1]}
+    """
+    if text.count("[") + text.count("{") > NESTING and _depth(text) > NESTING:
+        raise Problem(f"expected at most {NESTING} lists or objects within each other")
+    try:
+        text.encode()
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_int=_whole_number, parse_float=_number
+        )
+    except json.JSONDecodeError as error:
+        raise Problem(f"expected a JSON object, got {text[:60]!r}: {error}") from error
+    except UnicodeEncodeError as error:
+        raise Problem(f"expected UTF-8, got {text[:60]!a}") from error
+    if "\\u" in text and any(0xD800 <= ord(c) <= 0xDFFF for c in _texts(value)):
+        raise Problem("expected text, got a lone surrogate (half of a character)")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Problem(f"duplicate: the key {twice!r:.60} is given twice")
+    return found
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise Problem(
+            f"expected a whole number of at most 64 bits (a longer one goes in quotes, as a text), "
+            f"got {text[:40]} of {len(text)} characters"
+        )
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if math.isinf(float(text)):
+        raise Problem(f"expected a number within float64, got {text[:40]}")
+    return float(text)
+
+
+def _depth(text: str) -> int:
+    """How many lists and objects are open at most; brackets in texts do not count."""
+    return max(depth for _, depth in _marks(text))
+
+
+def _marks(text: str) -> Iterator[tuple[re.Match[str], int]]:
+    """The brackets and commas of JSON, less those in texts, and how many brackets are open."""
+    depth = 0
+    for match in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', text):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        if not match[0].startswith('"'):
+            yield match, depth
+
+
+def _texts(value: Any) -> str:
+    """All text of a JSON value, keys included."""
+    if isinstance(value, dict):
+        return "".join(_texts(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return "".join(map(_texts, value))
+    return value if isinstance(value, str) else ""
+
+
+def json_list(path: pathlib.Path) -> list[tuple[str, str]]:
+    """The items of a file that is one JSON list, each with its place; each is to be read alone.
+
+    >>> import tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp(), "rows.json")
+    >>> _ = file.write_text('[{"a": [1, 2]}, {}]')
+    >>> [item for _, item in json_list(file)]
+    ['{"a": [1, 2]}', '{}']
+    """
+    # a byte that is not UTF-8 becomes a surrogate here, for which its item is refused
+    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
+    marks = [match for match, depth in _marks(text) if depth == (match[0] not in "]}")]
+    whole = len(marks) > 1 and marks[0].start() == 0 and marks[-1].end() == len(text)
+    if not whole or marks[0][0] + marks[-1][0] != "[]":
+        raise Problem(f"expected a JSON list, got {text[:20]!a} to {text[-20:]!a}")
+    items = [text[a.end() : b.start()].strip() for a, b in itertools.pairwise(marks)]
+    return [(f"{path}, row {i}", item) for i, item in enumerate(items, 1) if items != [""]]
+
+
 def json_object(line: bytes, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
     """Read a line of JSON that must hold these keys, with values of these types.
 
     >>> json_object(b'{"sentence": "There is a circle.", "label": "true"}', {"sentence": str})
     {'sentence': 'There is a circle.', 'label': 'true'}
     """
-    try:
-        value = json.loads(decoded(line))
-    except json.JSONDecodeError as error:
-        raise Problem(f"expected a JSON object, got {line[:60]!r}: {error}") from error
-    return typed(value, types)
+    return typed(loads(decoded(line)), types)
 
 
 def typed(value: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
@@ -215,6 +350,13 @@ class Reading:
         if checksums:
             self.verify_checksums()
 
+    def require_files(self) -> None:
+        """Refuse a set whose folder lacks what no row can be read without; reads nothing."""
+        for name in self.source.needs:
+            self.existing(name)
+        if self.source.split_files:
+            self.split_files()
+
     def verify_checksums(self) -> None:
         """Compare the small official files that are present with their recorded SHA-256."""
         present = [name for name in self.source.checksums if self.path(name).exists()]
@@ -231,9 +373,13 @@ class Reading:
                 )
 
     def path(self, name: str) -> pathlib.Path:
-        """A path in the set's folder, whether or not it exists."""
+        """A path in the set's folder, whether or not it exists; one that leaves it is refused."""
         assert self.folder is not None, f"{self.source.name} is embedded"
-        return self.folder / name
+        return inside(self.folder, name)
+
+    def within(self, path: pathlib.Path) -> str:
+        """What `path` makes a path of, as the set's files name each other."""
+        return path.relative_to(self.path(".")).as_posix()
 
     def existing(self, name: str) -> pathlib.Path:
         """A path in the set's folder; an error that says how to get it where it is missing."""
@@ -247,12 +393,13 @@ class Reading:
         """Whether rows of this split were asked for."""
         return self.split is None or self.split == split
 
-    def split_files(self, names: Mapping[str, str]) -> dict[str, pathlib.Path]:
+    def split_files(self) -> dict[str, pathlib.Path]:
         """The file of each wanted split.
 
         Where all splits were asked for, those without a file are named in a warning; a split
         asked for by name must be there.
         """
+        names = self.source.split_files
         if self.split is not None:
             return {self.split: self.existing(names[self.split])}
         present = {split: self.path(name) for split, name in names.items()}
@@ -261,8 +408,7 @@ class Reading:
             self.existing(next(iter(names.values())))
         if missing:
             absent = ", ".join(f"{split} ({present[split]})" for split in missing)
-            self.notes.append(f"these splits have no file here: {absent}")
-            self.warnings.append(UserWarning(f"{self.source.name}: {self.notes[-1]}"))
+            self.remark(f"these splits have no file here: {absent}")
         return {split: path for split, path in present.items() if path.exists()}
 
     def sift(self, items: Iterable[tuple[str, T]], make: Callable[[T], R]) -> list[R]:
@@ -270,9 +416,11 @@ class Reading:
         rows = []
         for place, item in items:
             try:
-                rows.append(make(item))
+                made = make(item)
             except Problem as problem:
                 self.refuse(place, problem)
+            else:
+                rows.append(cast(R, Placed(made, place)) if isinstance(made, dict) else made)
         return rows
 
     def refuse(self, place: str, problem: object) -> None:
@@ -282,6 +430,11 @@ class Reading:
             hint = " (on_bad='skip' leaves such rows out and reports them)"
             raise BadRow(f"{self.source.name}: {place}: {problem}{hint}") from cause
         self.bad.append(f"{place}: {problem}")
+
+    def remark(self, note: str) -> None:
+        """Say in a warning, and in the data set's description, what the caller should know."""
+        self.notes.append(note)
+        self.warnings.append(UserWarning(f"{self.source.name}: {note}"))
 
     def checked_once(self, path: pathlib.Path, check: Callable[[pathlib.Path], None]) -> None:
         """Check a file that several rows may share, decoding it at most once."""
@@ -294,26 +447,49 @@ class Reading:
         if self._sound[path]:
             raise Problem(self._sound[path])
 
-    def image(self, path: pathlib.Path) -> Row:
-        """The cell of an image file, which is decoded once to see that it is whole."""
-        if not path.is_file():
-            raise Problem(f"no image {path}")
+    def cell(
+        self,
+        name: str,
+        what: str,
+        check: Callable[[pathlib.Path], None],
+        folder: pathlib.Path | None = None,
+    ) -> Row:
+        """The cell of a picture or sound, a file of the set's folder or of another one.
+
+        It is decoded once, to see that it is whole.
+        """
+        path = self.path(name) if folder is None else inside(folder, name)
+        if not os.path.isfile(path):
+            raise Problem(f"no {what} {path}")
         if self.verify:
-            self.checked_once(path, check_image)
+            self.checked_once(path, check)
         return {"path": str(path), "bytes": None}
+
+    def image(self, name: str, folder: pathlib.Path | None = None) -> Row:
+        """The cell of an image file."""
+        return self.cell(name, "image", check_image, folder)
 
     def report(self, kept: int) -> None:
         """Say what was skipped; refuse to return nothing."""
         name = self.source.name
         if not kept:
             skipped = f"; skipped: {self.bad[0]}" if self.bad else ""
-            raise ValueError(f"{name}: split {self.split!r} has no row{skipped}")
+            what = "it" if self.split is None else f"split {self.split!r}"
+            raise ValueError(f"{name}: {what} has no row{skipped}")
         if self.bad:
             self.warnings.append(SkippedRows(name, self.bad, kept))
             self.notes.append(f"{len(self.bad)} bad rows were skipped")
 
     def table(self, rows: list[Row], features: datasets.Features) -> datasets.Dataset:
-        """The data set of the rows, with the report of what was left out."""
+        """The data set of the rows, with the report of what was left out.
+
+        A value that does not fit its column is a bad row like any other.
+        """
+        try:
+            arrow_table(rows, features)
+        except Problem:
+            places = ((getattr(row, "place", f"row {i}"), row) for i, row in enumerate(rows, 1))
+            rows = self.sift(places, lambda row: _fitting(row, features))
         self.report(len(rows))
         info = datasets.DatasetInfo(
             description=". ".join([self.source.holds, *self.notes]),
@@ -324,8 +500,45 @@ class Reading:
         return dataset_of(rows, features, info=info, split=self.split)
 
 
+def _fitting(row: Row, features: datasets.Features) -> Row:
+    """The row, each of whose values fits its column."""
+    for name, feature in features.items():
+        try:
+            arrow_table([{name: row.get(name)}], datasets.Features({name: feature}))
+        except Problem as problem:
+            raise Problem(f"{name}: {row.get(name)!r:.60} does not fit: {problem}") from problem
+    return row
+
+
+def arrow_table(rows: Sequence[Row], features: datasets.Features) -> InMemoryTable:
+    """The rows in Arrow; a number beyond the type of its column would be infinite there.
+
+    Raises:
+        Problem: for a value that does not fit its column.
+    """
+    try:
+        table = InMemoryTable.from_pylist(rows, schema=features.arrow_schema)
+    except ARROW_REFUSES as error:
+        raise Problem(str(error)) from error
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not np.isfinite(_floats(column.combine_chunks())).all():
+            raise Problem(f"not finite as {features[name]}")
+    return table
+
+
+def _floats(array: pa.Array) -> np.ndarray:
+    """All floating-point numbers of a column, however deep, less those that are missing."""
+    if pa.types.is_struct(array.type):
+        return np.concatenate([np.empty(0), *map(_floats, array.flatten())])
+    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        return _floats(array.flatten())
+    if not pa.types.is_floating(array.type):
+        return np.empty(0)
+    return array.drop_null().to_numpy(zero_copy_only=False)
+
+
 def dataset_of(
-    rows: list[Row],
+    rows: Sequence[Row],
     features: datasets.Features,
     *,
     info: datasets.DatasetInfo | None = None,
@@ -335,8 +548,8 @@ def dataset_of(
 
     They go straight to Arrow: `datasets` would encode a sound, for which it asks for torchcodec.
     """
-    cells = InMemoryTable.from_pylist(rows, schema=features.arrow_schema)
     info = info or datasets.DatasetInfo(features=features)
+    cells = arrow_table(rows, features)
     return datasets.Dataset(cells, info=info, split=split and datasets.NamedSplit(split))
 
 
@@ -367,11 +580,11 @@ def check_image(path: pathlib.Path) -> None:
 
 def check_picture(content: bytes, name: str) -> None:
     """Refuse an encoded image that does not decode to its end."""
-    broken = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
             # a JPEG is read to its end at an eighth of its size, several times faster
             image.draft("L", (1, 1))
             image.load()
-    except broken as error:
+    # damaged bytes make the decoders raise nearly anything
+    except Exception as error:
         raise Problem(f"{name} is truncated or not an image: {error}") from error

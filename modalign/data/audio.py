@@ -39,23 +39,31 @@ def waveform(audio: Mapping[str, Any], *, rate: int | None = None) -> tuple[Tens
     Returns:
         The samples as float32 (n,), from -1 to 1, channels averaged; and samples a second.
 
+    Raises:
+        ValueError: for a rate below 1, and a sound that cannot be decoded or is not finite.
+
     >>> file = io.BytesIO()
     >>> soundfile.write(file, np.zeros(800), 8000, format="WAV")
     >>> samples, rate = waveform({"bytes": file.getvalue(), "path": None}, rate=16000)
     >>> tuple(samples.shape), rate
     ((1600,), 16000)
     """
-    content = audio["bytes"]
+    if rate is not None and (not isinstance(rate, int | np.integer) or rate < 1):
+        raise ValueError(f"rate: expected a positive number of samples a second, got {rate!r}")
+    content, name = audio["bytes"], audio["path"] or "audio"
     place = audio["path"] if content is None else io.BytesIO(content)
-    samples, recorded = soundfile.read(place, dtype="float32", always_2d=True)
+    try:
+        samples, recorded = soundfile.read(place, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{name}: truncated or not a sound file: {error}") from error
     samples = samples.mean(1)
     if rate is not None and rate != recorded:
-        if rate < 1:
-            raise ValueError(f"rate: expected a positive number of samples a second, got {rate}")
         from scipy.signal import resample_poly
 
-        common = math.gcd(rate, recorded)
+        common = math.gcd(int(rate), recorded)
         samples = resample_poly(samples, rate // common, recorded // common)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name}: expected finite samples, got NaN or infinity")
     return torch.from_numpy(np.ascontiguousarray(samples, np.float32)), rate or recorded
 
 
@@ -73,7 +81,8 @@ def check_sound(content: bytes, suffix: str | None) -> None:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             found, frames = file.format, file.frames
             samples = file.read(dtype="float32")
-    except soundfile.LibsndfileError as error:
+    # damaged bytes make the decoder raise nearly anything, or ask for more memory than there is
+    except Exception as error:
         raise Problem(f"truncated or not a sound file: {error}") from error
     if expected is not None and found not in expected:
         raise Problem(f"expected {expected[0]} as its name says, got {found} inside")
@@ -81,11 +90,6 @@ def check_sound(content: bytes, suffix: str | None) -> None:
         raise Problem(f"empty or truncated: {len(samples)} samples can be read")
     if not np.isfinite(samples).all():
         raise Problem("expected finite samples, got NaN or infinity")
-
-
-def cell(path: pathlib.Path) -> dict[str, Any]:
-    """What a row holds of a sound file."""
-    return {"path": str(path), "bytes": None}
 
 
 def _is_cut(content: bytes) -> bool:

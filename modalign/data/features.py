@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from modalign._checks import describe
-from modalign.data._files import Problem
+from modalign.data._files import Problem, inside
 
 HDF5 = (".h5", ".hdf5")
 WRITTEN = (*HDF5, ".npz", ".safetensors")
@@ -29,8 +29,10 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 class FeatureFile:
     """Matrices by key: an HDF5 file, an ``.npz``, a ``.safetensors``, or a folder of ``KEY.npy``.
 
-    A key that is missing, and a matrix that is pickled, not finite, not (rows, width) or of
-    another width than the first one read, are errors that name file and key.
+    A key that is missing, and a matrix that is pickled, not finite as float32, not (rows, width) or
+    of another width than the first one read, are errors that name file and key. So is what lies in
+    another file: a key such as ``../x``, a link out of the folder, and the links, external storage
+    and virtual data sets of HDF5.
 
     Args:
         path: the file or folder.
@@ -69,17 +71,20 @@ class FeatureFile:
         return self._open[1]
 
     def _stored(self, key: str) -> np.ndarray:
-        path = self.path / f"{key}.npy"
-        if not path.exists() if self.path.is_dir() else key not in self._handle():
-            raise Problem(f"no features of {key!r} in {self.path}")
+        place = f"{self.path}, key {key!r:.80}"
         try:
             if self.path.is_dir():
-                return np.load(path, allow_pickle=False)
-            return np.asarray(self._handle()[key])
-        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise Problem(
-                f"{self.path}, key {key!r}: pickled or damaged, and not read: {error}"
-            ) from error
+                path = inside(self.path, f"{key}.npy")
+                if os.path.isfile(path):
+                    return np.load(path, allow_pickle=False)
+            elif key in self._handle():
+                return np.asarray(self._handle()[key])
+        except Problem as problem:
+            raise Problem(f"{place}: {problem}") from problem
+        # damaged bytes make the readers raise nearly anything, or ask for more memory than there is
+        except Exception as error:
+            raise Problem(f"{place}: pickled or damaged, and not read: {error}") from error
+        raise Problem(f"no features of {key!r:.80} in {self.path}")
 
     def __getitem__(self, key: str) -> np.ndarray:
         """The matrix of a key, float32 (rows, width)."""
@@ -113,7 +118,54 @@ def _matrix(stored: np.ndarray, place: str, width: int | None) -> np.ndarray:
     if not finite.all():
         row = int(finite.argmin())
         raise Problem(f"{place}: expected finite features, got NaN or infinity in row {row}")
-    return stored.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        matrix = stored.astype(np.float32)
+    kept = np.isfinite(matrix).all(1) & (matrix.any(1) | ~stored.any(1))
+    if not kept.all():
+        row = int(kept.argmin())
+        size = np.abs(stored[row]).max()
+        raise Problem(
+            f"{place}: expected features that float32 can hold (1e-45 to 3.4e38), got a largest "
+            f"of {size:.3g} in row {row}"
+        )
+    return matrix
+
+
+class _HDF5:
+    """An HDF5 file, of which only what lies in the file itself is read."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.file = h5py.File(path, "r")
+
+    def __contains__(self, key: str) -> bool:
+        return self._link(key) is not None
+
+    def _link(self, key: str) -> Any:
+        """The first link on the way to a key that is no hard one, or else the last; None if none.
+
+        It is asked for without following it: an external link would open another file.
+        """
+        place = self.file
+        parts = [part for part in key.split("/") if part not in ("", ".")]
+        link = None
+        for part in parts:
+            link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+            if not isinstance(link, h5py.HardLink):
+                return link
+            place = place[part]
+        return link
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        link = self._link(key)
+        if not isinstance(link, h5py.HardLink):
+            raise Problem(f"expected a matrix in the file itself, got a {type(link).__name__}")
+        stored = self.file[key]
+        if not isinstance(stored, h5py.Dataset):
+            raise Problem(f"expected a matrix, got a {type(stored).__name__}")
+        if stored.external or stored.is_virtual:
+            kind = "a virtual data set" if stored.is_virtual else "external storage"
+            raise Problem(f"expected a matrix in the file itself, got {kind}")
+        return np.asarray(stored)
 
 
 class _Safetensors:
@@ -129,14 +181,21 @@ class _Safetensors:
 
     def __getitem__(self, key: str) -> np.ndarray:
         tensor = self.file.get_tensor(key)
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+            tensor = tensor.float()
+        return tensor.numpy()
 
 
 def _opened(path: pathlib.Path) -> Any:
     suffix = path.suffix.lower()
     if suffix in HDF5:
-        return h5py.File(path, "r")
-    return _Safetensors(path) if suffix == ".safetensors" else np.load(path, allow_pickle=False)
+        return _HDF5(path)
+    if suffix == ".safetensors":
+        return _Safetensors(path)
+    archive = np.load(path, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("expected an archive of arrays")
+    return archive
 
 
 @contextlib.contextmanager
@@ -173,7 +232,8 @@ def convert_pickle(
     >>> import warnings
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> np.save(folder / "old.npy", {"s01e01": np.ones((3, 2))}, allow_pickle=True)
-    >>> with warnings.catch_warnings(action="ignore"):
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
     ...     convert_pickle(folder / "old.npy", folder / "new.safetensors", trusted=True)
     ['s01e01']
     >>> FeatureFile(folder / "new.safetensors")["s01e01"].shape

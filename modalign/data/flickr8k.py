@@ -96,7 +96,7 @@ def read(
     _refuse_uncaptioned(reading, folder, splits, captions)
 
     def make(image: str) -> Row:
-        cell = reading.image(folder / image)
+        cell = reading.image(image, folder)
         return {
             "id": image,
             "image": cell,
@@ -153,7 +153,7 @@ def read_judgements(
             return None
         return {
             "id": key,
-            "image": reading.image(folder / image),
+            "image": reading.image(image, folder),
             "text": texts[caption],
             "judgements": [int(each) for each in judgements],
             "own": caption.rpartition("#")[0] == image,
@@ -201,8 +201,12 @@ def _refuse_uncaptioned(
         if reading.wanted(split) and image not in captions:
             reading.refuse(str(reading.path(LISTS[split])), f"{image} has no caption")
     if reading.split is None:
-        for path in sorted(folder.glob("*.jpg")):
-            if path.name not in captions and path.name not in splits:
+        for path in sorted(folder.iterdir()):
+            if (
+                path.suffix.lower() == ".jpg"
+                and path.name not in captions
+                and path.name not in splits
+            ):
                 reading.refuse(str(path), f"no caption of it in {CAPTIONS}")
 
 
@@ -223,6 +227,7 @@ SOURCE = Source(
     terms="research use only; do not redistribute",
     read=read,
     folder="flickr8k",
+    needs=(CAPTIONS, *LISTS.values()),
     layout="images/*.jpg, text/Flickr8k.token.txt and text/Flickr_8k.{train,dev,test}Images.txt",
     checksums={
         CAPTIONS: "9b8608b02da9040581f1e3d4c8738db1fb6f63314342100432adc3962f77d71a",
@@ -238,6 +243,7 @@ EXPERT = dataclasses.replace(
     holds="5,822 pairs of a test photograph and a caption, each judged by three experts",
     splits=("test",),
     read=read_judgements,
+    needs=(JUDGEMENTS, *SOURCE.needs),
     layout=f"{SOURCE.layout}, and text/ExpertAnnotations.txt",
     checksums={
         **SOURCE.checksums,

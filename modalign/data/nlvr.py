@@ -23,6 +23,7 @@ from modalign.data._files import (
 )
 
 NAMES = {"train": "train", "validation": "dev", "test": "test"}
+FILES = {split: f"{name}/{name}.json" for split, name in NAMES.items()}
 LABELS = ("false", "true")
 KEYS = {"sentence": str, "label": str, "identifier": str, "directory": str, "structured_rep": list}
 ITEM = {"x_loc": int, "y_loc": int, "size": int, "type": str, "color": str}
@@ -51,9 +52,8 @@ def read(reading: Reading, *, permutation: int = 0) -> datasets.Dataset:
     """
     if permutation not in range(6):
         raise ValueError(f"nlvr: permutation: expected 0 to 5, got {permutation!r}")
-    files = {split: f"{name}/{name}.json" for split, name in NAMES.items()}
     rows: list[Row] = []
-    for split, path in reading.split_files(files).items():
+    for split, path in reading.split_files().items():
         once = Once("identifier")
 
         def row(line: bytes, split: str = split, once: Once = once) -> Row:
@@ -62,7 +62,7 @@ def read(reading: Reading, *, permutation: int = 0) -> datasets.Dataset:
             picture = f"{name}/images/{example['directory']}/{name}-{key}-{permutation}.png"
             return {
                 "id": f"{name}-{key}",
-                "image": reading.image(reading.path(picture)),
+                "image": reading.image(picture),
                 "text": sentence(example["sentence"], "sentence"),
                 "label": LABELS.index(example["label"]),
                 "structure": [
@@ -96,6 +96,7 @@ SOURCE = Source(
     terms="CC BY 4.0",
     read=read,
     folder="nlvr",
+    split_files=FILES,
     layout="{train,dev,test}/{train,dev,test}.json and {train,dev,test}/images/",
     checksums={
         "dev/dev.json": "0d312c3d7309393c0e36d286c70b884fb276819699e9f8f2bcea2854ad46537b",

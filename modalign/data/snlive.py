@@ -8,6 +8,7 @@ Flickr8k, whose folder is read too. Most of these photographs belong to Flickr8k
 from __future__ import annotations
 
 import os
+import pathlib
 
 import datasets
 
@@ -40,9 +41,8 @@ def read(
         reading: what was asked for.
         flickr8k_folder: folder of the ``flickr8k`` set; beside the set's own by default.
     """
-    files = reading.split_files(FILES)
-    beside = reading.path("../flickr8k").resolve() if flickr8k_folder is None else flickr8k_folder
-    photographs = Reading(flickr8k.SOURCE, None, folder=beside)
+    files = reading.split_files()
+    photographs = Reading(flickr8k.SOURCE, None, folder=flickr8k_folder or beside(reading))
     lists = flickr8k.image_splits(photographs)
     images = photographs.existing("images")
     rows: list[Row] = []
@@ -55,7 +55,7 @@ def read(
                 raise Problem(f"gold_label: expected one of {', '.join(LABELS)}, got {label!r}")
             return {
                 "id": once(key),
-                "image": reading.image(images / image),
+                "image": reading.image(image, images),
                 "text": sentence(hypothesis, "hypothesis"),
                 "label": LABELS.index(label),
                 "photograph": image,
@@ -71,6 +71,11 @@ def read(
             )
         rows += reading.sift(lines, row)
     return reading.table(rows, _features())
+
+
+def beside(reading: Reading) -> pathlib.Path:
+    """The folder of ``flickr8k`` beside the set's own."""
+    return reading.path(".").absolute().parent / "flickr8k"
 
 
 def _features() -> datasets.Features:
@@ -93,6 +98,7 @@ SOURCE = Source(
     terms="research use; the photographs under Flickr8k's terms",
     read=read,
     folder="snlive",
+    split_files=FILES,
     layout=f"flickr8k_{{dev,test}}.tsv with the columns {', '.join(HEADER)}, beside flickr8k/",
     checksums={
         FILES["validation"]: "571087301319dec5cb2e77b2565972c1a732f5798451df12cae52d4a26580973",

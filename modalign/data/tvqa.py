@@ -7,7 +7,6 @@ has NaN. TVQA+ adds ``boxes``: of objects in frames that are counted from 1, at 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
@@ -22,7 +21,10 @@ from modalign.data._files import (
     Reading,
     Row,
     Source,
-    json_object,
+    decoded,
+    inside,
+    json_list,
+    loads,
     numbered_lines,
     sentence,
     typed,
@@ -33,7 +35,7 @@ ANSWERS = ("a0", "a1", "a2", "a3", "a4")
 KEYS = {"qid": int, "q": str, "vid_name": str} | dict.fromkeys(ANSWERS, str)
 SIDES = ("left", "top", "width", "height")
 BOX = {"label": str} | dict.fromkeys(SIDES, (int, float)) | {"img_id": int}
-CLOCK = r"(\d+):(\d\d):(\d\d)[,.](\d{3})"
+CLOCK = r"(\d{1,3}):(\d\d):(\d\d)[,.](\d{3})"
 Path = str | os.PathLike[str]
 
 
@@ -64,7 +66,6 @@ def span(value: Any) -> tuple[float | None, float | None]:
 
 def question(value: dict[str, Any], *, plus: bool) -> Row:
     """One question of either file, with its numbers and text in one form."""
-    typed(value, KEYS)
     if plus or "answer_idx" in value:
         typed(value, {"answer_idx": (int, str)})
         if str(value["answer_idx"]) not in ("0", "1", "2", "3", "4"):
@@ -104,18 +105,21 @@ def boxes(value: dict[str, Any]) -> list[Row]:
 
 
 def subtitles(path: pathlib.Path) -> list[Row]:
-    """The cues of an ``.srt`` file in latin-1, times in seconds.
+    """The cues of an ``.srt`` file, times in seconds.
+
+    The text is UTF-8, with or without a byte order mark, or else cp1252 (of which the printable
+    part of latin-1 is a part).
 
     >>> import tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp(), "clip.srt")
     >>> cue = "1\\n00:00:01,500 --> 00:00:03,000\\n(Leonard:)A caf\\u00e9?\\n"
-    >>> _ = file.write_text(cue, encoding="latin-1")
+    >>> _ = file.write_text(cue, encoding="cp1252")
     >>> subtitles(file)
     [{'text': '(Leonard:)A café?', 'start': 1.5, 'end': 3.0}]
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise Problem(f"no subtitles {path}")
-    lines = path.read_text(encoding="latin-1").replace("\r\n", "\n").strip()
+    lines = re.sub("\r\n?", "\n", _text(path)).strip()
     cues = []
     for i, block in enumerate(re.split(r"\n\s*\n", lines) if lines else [], start=1):
         number, *rest = block.split("\n")
@@ -130,9 +134,19 @@ def subtitles(path: pathlib.Path) -> list[Row]:
     return cues
 
 
-def _read(
-    reading: Reading, files: dict[str, str], folders: dict[str, Path | None], *, plus: bool
-) -> datasets.Dataset:
+def _text(path: pathlib.Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise Problem(f"{path}: expected UTF-8 or cp1252: {error}") from error
+
+
+def _read(reading: Reading, folders: dict[str, Path | None], *, plus: bool) -> datasets.Dataset:
     """Questions of either set, with what was asked for beside them."""
     features = attached(
         {
@@ -146,35 +160,31 @@ def _read(
         raise FileNotFoundError(f"{reading.source.name}: subtitles: no folder {srt}")
     spoken: dict[str, list[Row]] = {}
     rows: list[Row] = []
-    for split, path in reading.split_files(files).items():
+    for split, path in reading.split_files().items():
         once = Once("qid")
 
         def row(item: Any, split: str = split, once: Once = once) -> Row:
-            value = item if plus else json_object(item, KEYS)
+            value = typed(loads(item if plus else decoded(item)), KEYS)
             made = {**question(value, plus=plus), "split": split}
             once(made["id"])
             if srt is not None:
                 if made["video"] not in spoken:
-                    spoken[made["video"]] = subtitles(srt / f"{made['video']}.srt")
+                    spoken[made["video"]] = subtitles(inside(srt, f"{made['video']}.srt"))
                 made["subtitles"] = spoken[made["video"]]
             if reading.verify:
                 features.check(made, {})
             return made
 
-        rows += reading.sift(_objects(path) if plus else numbered_lines(path), row)
+        rows += reading.sift(_items(path) if plus else numbered_lines(path), row)
     table = reading.table(rows, _features(plus=plus, spoken=srt is not None))
     return features.to(table)
 
 
-def _objects(path: pathlib.Path) -> list[tuple[str, Any]]:
-    """The rows of a file that is one JSON list."""
+def _items(path: pathlib.Path) -> list[tuple[str, str]]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected a JSON list, the file is damaged: {error}") from error
-    if not isinstance(values, list):
-        raise ValueError(f"{path}: expected a JSON list, got {type(values).__name__}")
-    return [(f"{path}, row {i}", value) for i, value in enumerate(values, start=1)]
+        return json_list(path)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem}") from problem
 
 
 def read(
@@ -199,7 +209,7 @@ def read(
         "video_features": video_features,
         "text_features": text_features,
     }
-    return _read(reading, SOURCE_FILES, folders, plus=False)
+    return _read(reading, folders, plus=False)
 
 
 def read_plus(
@@ -215,7 +225,7 @@ def read_plus(
         "video_features": video_features,
         "text_features": text_features,
     }
-    return _read(reading, PLUS_FILES, folders, plus=True)
+    return _read(reading, folders, plus=True)
 
 
 def _features(*, plus: bool, spoken: bool) -> datasets.Features:
@@ -255,6 +265,7 @@ SOURCE = Source(
     read=read,
     folder="tvqa",
     layout="tvqa_{train,val,test_public}.jsonl",
+    split_files=SOURCE_FILES,
     checksums={
         SOURCE_FILES["test"]: "abe4718477756e9d37832e03b30718ce9096e41c103fa8297072c503d0264287"
     },
@@ -268,6 +279,7 @@ PLUS = Source(
     read=read_plus,
     folder="tvqa",
     layout="tvqa_plus_{train,val}.json",
+    split_files=PLUS_FILES,
     checksums={
         PLUS_FILES["validation"]: "c39e8160ed9bb9a8b964a5530999088e6bbb77702b2e71a7fe4c8521522db79d"
     },

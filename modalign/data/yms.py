@@ -267,6 +267,7 @@ SOURCE = Source(
     terms="research use",
     read=read,
     folder="yms",
+    needs=(CLIPS, *SPLIT_FILES.values()),
     layout=(
         "annotations_phrases.txt, annotations_sentences.txt, clip_segmentation.txt, "
         "{training,val,test}_split.txt, movie_list.txt and url_list.txt"
