@@ -73,7 +73,7 @@ def test_a_user_error_is_one_line_and_an_exit_status(run, arguments, problem):
 def test_an_unknown_command_shows_the_usage(run):
     done = run("data", "shwo")
     assert done.returncode == 2
-    assert "usage: modalign data" in done.stderr
+    assert "Usage: modalign data" in done.stderr
 
 
 REAL = [each["name"] for each in data.available() if data.source(each["name"]).folder]

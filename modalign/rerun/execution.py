@@ -660,7 +660,7 @@ def keep(plan: Plan, made: Execution, output: Path) -> Result:
     try:
         _place(texts, output, plan.name, name)
     except OSError as error:
-        raise OSError(_rescue(texts, output / name, error)) from None
+        raise OSError(rescue(texts, output / name, error)) from None
     if made.failure is None:
         _remove(output / f"{plan.name}.failed")
     return Result(output / name)
@@ -681,25 +681,27 @@ def _place(texts: Mapping[str, str], output: Path, stem: str, name: str) -> None
         raise
 
 
-def _rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
-    """Put what cannot be written where it belongs somewhere else, and say where.
+def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
+    """Put files that cannot be written where they belong somewhere else, and say where.
 
     A folder that could be written before the run may be full, or gone, after it.
+
+    Args:
+        texts: what the files hold, by name.
+        place: the folder in which they belong.
+        error: why they cannot be written there.
     """
     problem = f"output: cannot write {place}: {error.strerror or error}{_room(place, error)}"
     tried = dict.fromkeys([Path(tempfile.gettempdir()), Path.home(), Path.cwd()])
     for folder in tried:
+        kept = Path(folder, f"modalign-rescued-{uuid.uuid4().hex[:8]}")
         try:
-            kept = Path(tempfile.mkdtemp(prefix="modalign-rescued-", dir=folder))
+            _place(texts, folder, kept.name, kept.name)
         except OSError:
             continue
-        try:
-            _place(texts, kept, place.name, place.name)
-        except OSError:
-            shutil.rmtree(kept, ignore_errors=True)
-            continue
-        moved = shlex.join(["mv", str(kept / place.name), str(place)])
-        return f"{problem}. What was computed is in {kept / place.name}; make room, then: {moved}"
+        files = [kept / name for name in texts] if place.is_dir() else [kept]
+        moved = shlex.join(["mv", *map(str, files), str(place)])
+        return f"{problem}. What was computed is in {kept}; make room, then: {moved}"
     where = ", ".join(map(str, tried))
     return f"{problem}. What was computed is lost: there was no room in {where} either"
 

@@ -45,7 +45,7 @@ ANY = "any"
 # what numpy and torch hold; a seed goes to libraries that take 32 bits
 LARGEST_INT, LARGEST_SEED = 2**63 - 1, 2**32 - 1
 # the commands, which no chapter imports: they decide what runs, not what comes out
-COMMANDS = ("rerun", "cli.py", "__main__.py")
+COMMANDS = ("rerun", "cli.py", "_command.py", "__main__.py")
 
 
 def book_root(root: Folder | None = None) -> Path:
@@ -705,4 +705,4 @@ def write_whole(path: Path, text: str) -> None:
         scratch.replace(path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
-        raise type(error)(f"{path}: cannot be written: {error.strerror}") from None
+        raise OSError(error.errno, error.strerror, str(path)) from None

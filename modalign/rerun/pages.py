@@ -40,8 +40,8 @@ def rerun_box(chapter: str, root: Path) -> str:
             f".venv/bin/modalign run {chapter} --preset default{change}",
             "```",
             "",
-            f"`modalign show {chapter}` lists the parameters, `modalign sweep {chapter}` runs a "
-            "grid of them.",
+            f"`.venv/bin/modalign show {chapter}` lists the parameters, "
+            f"`.venv/bin/modalign sweep {chapter}` runs a grid of them.",
             "",
             "| Preset | Time | Peak memory |",
             "|---|---|---|",
