@@ -39,7 +39,7 @@ if typing.TYPE_CHECKING:
 Path = pathlib.Path
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 OURS = ({"float"}, {"dict"})
-MOST_BITS = 10_000  # of an integer: Python writes no more than 4300 digits
+MOST_BITS = 14_000  # of an integer: Python writes no more than 4300 digits
 NOTEBOOK, RESULTS, PROVENANCE = "notebook.ipynb", "results.json", "provenance.json"
 LOCKS = ".locks"
 NO_WIDGETS = "ignore:IProgress not found"  # tqdm's, though nobody looks at the bar

@@ -108,11 +108,14 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     import nbformat
 
     try:
-        # first the format, since reading takes anything and fails in the middle of a cell
         held = json.loads(path.read_text(encoding="utf-8"))
-        nbformat.validate(held, relax_add_props=True)
+        numbers = [held["nbformat"], held["nbformat_minor"]]
+        if [*map(type, numbers)] != [int, int] or numbers[0] not in nbformat.versions:
+            raise ValueError(f"its format is {numbers}, and is to be one of {[*nbformat.versions]}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", nbformat.warnings.MissingIDFieldWarning)
+            # first the format, since reading takes anything and fails in the middle of a cell
+            nbformat.validate(held, relax_add_props=True)
             return nbformat.reads(json.dumps(held), as_version=4)
     except OSError as error:
         raise type(error)(f"{path}: cannot be read: {error.strerror}") from None
