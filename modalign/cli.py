@@ -2,144 +2,225 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import importlib.metadata
+import itertools
 import os
+import re
+import shlex
+import signal
 import sys
 import textwrap
+import threading
 import typing
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from modalign import __version__, rerun
+import click
+import click.shell_completion
+
+from modalign import __version__
+from modalign._command import shortest_path
 
 if typing.TYPE_CHECKING:
+    from modalign import rerun
     from modalign.rerun.inventory import Value
 
 WIDTH = 96
+COMPLETE = "_MODALIGN_COMPLETE"
+# what these libraries are called where they are installed from
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    chosen = _parser().parse_args(arguments)
+    given = [_decoded(text) for text in (sys.argv[1:] if arguments is None else arguments)]
+    for stream in (sys.stdout, sys.stderr):
+        # what a terminal has no letter for is shown by its number, and is no error
+        with contextlib.suppress(AttributeError):  # a stream that somebody put there
+            typing.cast(Any, stream).reconfigure(errors="backslashreplace")
+    if asked := os.environ.get(COMPLETE):
+        return click.shell_completion.shell_complete(modalign, {}, "modalign", COMPLETE, asked)
     try:
-        return chosen.run(chosen) or 0
+        with _ended_by_a_signal(), modalign.make_context("modalign", given) as context:
+            return modalign.invoke(context) or 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
     except BrokenPipeError:
         # the reader of a pipe has seen enough; Python would complain again as it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError, RuntimeError) as error:
-        # these say what was expected and what came: a traceback would hide it
-        print(f"modalign: {error}", file=sys.stderr)
-        return 1
     except ModuleNotFoundError as error:
         if (error.name or "modalign").startswith("modalign"):
             raise
-        print(
-            f"modalign: {error.name} is not installed; to rerun chapters, install the package "
-            "with its extra: pip install -e '.[rerun]'",
-            file=sys.stderr,
-        )
-        return 1
+        problem = f"{error.name} is not installed; {_how_to_install(str(error.name), given)}"
+    except (OSError, ValueError, RuntimeError) as error:
+        # these say what was expected and what came: a traceback would hide it
+        problem = str(error)
     except KeyboardInterrupt:
+        print("modalign: interrupted", file=sys.stderr)
         return 130
+    print(f"modalign: {problem}", file=sys.stderr)
+    return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="modalign", description=__doc__.split(": ", 1)[1].capitalize()
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    rooms = parser.add_subparsers(required=True, metavar="COMMAND")
-    _rerun_verbs(rooms)
-    verbs = rooms.add_parser("data", help="the data sets").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    verb = verbs.add_parser("list", help="each set: content, source, terms, where to get it")
-    verb.set_defaults(run=lambda chosen: _list_data())
-    verb = verbs.add_parser("show", help="a set's columns, counts and one example")
-    verb.add_argument("name", metavar="NAME", help="a name that `modalign data list` shows")
-    verb.add_argument("--split", metavar="SPLIT", help="train, validation or test; all by default")
-    verb.add_argument("--folder", metavar="FOLDER", help="where the set's files lie")
-    verb.add_argument(
-        "--skip-bad", action="store_true", help="count and report bad rows instead of stopping"
-    )
-    verb.add_argument(
-        "--checksums", action="store_true", help="compare official files with their SHA-256 first"
-    )
-    verb.set_defaults(run=_show_data)
-    return parser
+def _decoded(text: str) -> str:
+    """An argument as UTF-8, where the locale has another idea of its bytes."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return os.fsencode(text).decode("utf-8")
+    return text
 
 
-def _rerun_verbs(rooms: Any) -> None:
-    """The verbs that rerun chapters."""
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="another value for a parameter; again for another parameter",
-    )
-    settings.add_argument("--preset", help="a named setting, which `show` lists; default otherwise")
-    settings.add_argument("--device", metavar="D", help="short for -p device D")
-    settings.add_argument("-o", "--output", default="runs", metavar="DIR", help="where runs go")
-    settings.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run after this")
+@contextlib.contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    """Leave by the way of Ctrl-C when told to end, so that kernels and folders go too."""
 
-    verb = rooms.add_parser("list", help="the chapters, and what they cost")
-    verb.set_defaults(run=lambda chosen: _list())
-    verb = rooms.add_parser("show", help="a chapter's parameters and presets")
-    verb.add_argument("chapter", metavar="CHAPTER")
-    verb.set_defaults(run=_show)
-    verb = rooms.add_parser("run", parents=[settings], help="run a chapter with other parameters")
-    verb.add_argument("chapter", metavar="CHAPTER")
-    verb.add_argument("--seed", metavar="N", help="short for -p seed N")
-    verb.add_argument("--html", action="store_true", help="render the run as a page too")
-    verb.add_argument(
-        "--record-cost", action="store_true", help="keep time and memory as the preset's cost"
-    )
-    verb.set_defaults(run=_run)
-    verb = rooms.add_parser("sweep", parents=[settings], help="run a grid of parameters and seeds")
-    verb.add_argument("what", metavar="CHAPTER|FILE", help="a chapter, or a sweep file (.yml)")
-    verb.add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="NAME=V1,V2",
-        help="values of a parameter; again for another parameter: every combination runs",
-    )
-    verb.add_argument("--seeds", type=int, metavar="N", help="each with seeds 0 to N-1")
-    verb.add_argument("--scheduler", metavar="ADDRESS", help="of a dask scheduler; here otherwise")
-    verb.add_argument("--jobs", type=int, metavar="N", help="runs at a time on this machine")
-    verb.add_argument(
-        "--print", action="store_true", help="print the sweep as a file, and run nothing"
-    )
-    verb.set_defaults(run=_sweep)
-    verb = rooms.add_parser("report", help="tables, intervals and a figure of many runs")
-    verb.add_argument("path", metavar="SWEEP", help="a sweep's file, or a folder of runs")
-    verb.add_argument(
-        "--by", action="append", metavar="NAME", help="parameter to compare by; again for another"
-    )
-    verb.add_argument(
-        "--metric",
-        action="append",
-        metavar="NAME",
-        help="glued value; again for another",
-    )
-    verb.add_argument(
-        "--baseline", metavar="VALUE", help="of --by, what the others are compared with"
-    )
-    verb.add_argument("-o", "--output", metavar="DIR", help="where the report goes")
-    verb.set_defaults(run=_report)
-    verb = rooms.add_parser("compare", help="what differs between two runs")
-    verb.add_argument("a", metavar="A", help="a run's folder")
-    verb.add_argument("b", metavar="B", help="another")
-    verb.set_defaults(run=lambda chosen: print(rerun.compare(chosen.a, chosen.b)))
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        # nohup has them ignored, and is to be obeyed
+        both = (signal.SIGTERM, signal.SIGHUP)
+        ours = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
+def _how_to_install(library: str, given: Sequence[str]) -> str:
+    """The extra that brings a library: that of the command, else the first that has it."""
+    needs: dict[str, set[str]] = {}
+    for text in importlib.metadata.requires("modalign") or []:
+        if found := re.match(r"""([\w.-]+)(?:\[([\w,]+)\])?.*extra == ['"](\w+)['"]""", text):
+            name, extras, extra = found.groups()
+            needs.setdefault(extra, set()).update(
+                {f"[{each}]" for each in extras.split(",")} if extras else {name.lower()}
+            )
+
+    def brings(extra: str) -> set[str]:
+        held = needs.get(extra, set())
+        return held.union(*(brings(each[1:-1]) for each in held if each.startswith("[")))
+
+    name = DISTRIBUTIONS.get(library, library.replace("_", "-"))
+    wanted = {"data": "data", "sweep": "rerun"}.get(given[0] if given else "", "book")
+    order = [wanted, "data", "train", "book", "rerun", "captions", "pretrained"]
+    extra = next((each for each in order if {name, library} & brings(each)), wanted)
+    python = shlex.quote(shortest_path(sys.executable))
+    return f"in the checkout: {python} -m pip install -c constraints.txt -e '.[{extra}]'"
+
+
+# what a shell is offered when the Tab key is pressed
+
+
+def _completed(names: Callable[[click.Context], Sequence[str]]) -> Any:
+    def complete(context: click.Context, option: click.Parameter, text: str) -> list[str]:
+        try:
+            return [name for name in names(context) if name.startswith(text)]
+        except (OSError, ValueError):  # no book here, or no such chapter: nothing to offer
+            return []
+
+    return complete
+
+
+def _chapters(context: click.Context) -> list[str]:
+    from modalign.rerun import inventory
+
+    return [path.stem for path in inventory.notebooks(inventory.book_root())]
+
+
+def _presets(context: click.Context) -> list[str]:
+    from modalign import rerun
+
+    return list(rerun.presets(_chapter_before(context)))
+
+
+def _names(context: click.Context) -> list[str]:
+    from modalign import rerun
+
+    return list(rerun.parameters(_chapter_before(context)))
+
+
+def _chapter_before(context: click.Context) -> str:
+    return str(context.params.get("chapter", context.params.get("what")))
+
+
+# the commands
+
+
+class _Changing(click.Command):
+    """A command with ``-p NAME VALUE``, which may be written ``-p NAME=VALUE``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words, rest = [], iter(args)
+        for word in rest:
+            words.append(word)
+            for text in itertools.islice(rest, 1 if word == "-p" else 0):
+                name, equals, value = text.partition("=")
+                words += [name, value] if equals else [text, *itertools.islice(rest, 1)]
+        if ctx.resilient_parsing and words[-1:] and words[-1].startswith("-"):
+            words.pop()  # a shell asks what may follow, and what stands before is to be read
+        try:
+            return super().parse_args(ctx, words)
+        except click.BadOptionUsage as error:
+            if error.option_name != "-p":
+                raise
+            raise click.UsageError("-p: expected NAME VALUE or NAME=VALUE", ctx) from None
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that run and sweep share."""
+    options = [
+        click.option(
+            "-p",
+            "changes",
+            nargs=2,
+            multiple=True,
+            metavar="NAME VALUE",
+            shell_complete=_completed(_names),
+            help="Another value for a parameter; again for another parameter.",
+        ),
+        click.option(
+            "--preset",
+            shell_complete=_completed(_presets),
+            help="A named setting, which `show` lists; default otherwise.",
+        ),
+        click.option("--device", metavar="D", help="Short for -p device D."),
+        click.option("-o", "--output", default="runs", metavar="DIR", help="Where runs go."),
+        click.option("--timeout", type=float, metavar="SECONDS", help="End a run after this."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_chapter = click.argument("chapter", shell_complete=_completed(_chapters))
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    epilog='Completion of names: eval "$(_MODALIGN_COMPLETE=bash_source modalign)", or zsh_source, '
+    "or fish_source.",
+)
+@click.version_option(__version__, message="%(version)s")
+def modalign() -> None:
+    """Rerun chapters, and see what data there are."""
+
+
+@modalign.command("list")
 def _list() -> None:
+    """The chapters, and what they cost."""
+    from modalign import rerun
+
     for chapter in rerun.chapters():
         print(f"{chapter.name:<14}{chapter.title}")
         for preset, cost in chapter.costs.items():
@@ -147,25 +228,30 @@ def _list() -> None:
 
 
 def _cost(cost: dict[str, Any] | None) -> str:
+    from modalign import rerun
+
     if cost is None:
         return "not measured"
-    machine = cost["machine"]
-    where = f"{machine['processor']}, {machine['cores']} cores"
-    where = where if cost["device"] == "cpu" else f"{where}, {cost['device']}"
     old = "" if cost["current"] else ", of an older source"
-    return f"{', '.join(rerun.cost_text(cost))} ({where}, {cost['date'][:10]}{old})"
+    where = f"{rerun.place_text(cost)}, {cost['date'][:10]}{old}"
+    return f"{', '.join(rerun.cost_text(cost))} ({where})"
 
 
-def _show(chosen: argparse.Namespace) -> None:
-    known = rerun.parameters(chosen.chapter)
+@modalign.command("show")
+@_chapter
+def _show(chapter: str) -> None:
+    """A chapter's parameters and presets."""
+    from modalign import rerun
+
+    known = rerun.parameters(chapter)
     print("parameters:")
     for each in known.values():
         print(f"  {each.name} = {each.default!r}")
         _paragraph("type", each.kind + (f", {each.range}" if each.range else ""))
         _paragraph("help", each.help)
     print("\npresets:")
-    costs = rerun.costs(chosen.chapter)
-    for preset, values in rerun.presets(chosen.chapter).items():
+    costs = rerun.costs(chapter)
+    for preset, values in rerun.presets(chapter).items():
         print(f"  {preset}: {_cost(costs[preset])}")
         for name, value in values.items():
             print(f"          {name} = {value!r}")
@@ -173,15 +259,15 @@ def _show(chosen: argparse.Namespace) -> None:
             print("          the values above")
 
 
-def _changes(chosen: argparse.Namespace) -> dict[str, Value]:
+def _parsed(chapter: str, changes: Sequence[tuple[str, str]], **short: str | None) -> Any:
     """The parameters given on the command line, each once, of its kind."""
-    known = rerun.parameters(chosen.chapter)
-    given = list(chosen.p)
-    for name in ("seed", "device"):
-        if getattr(chosen, name, None) is not None:
-            given.append([name, getattr(chosen, name)])
+    from modalign import rerun
+
+    known = rerun.parameters(chapter)
     found: dict[str, Value] = {}
-    for name, text in given:
+    for name, text in [*changes, *short.items()]:
+        if text is None:
+            continue
         rerun.require_known(name, known, "parameter")
         if name in found:
             raise ValueError(f"{name}: given twice")
@@ -189,81 +275,172 @@ def _changes(chosen: argparse.Namespace) -> dict[str, Value]:
     return found
 
 
-def _run(chosen: argparse.Namespace) -> int:
-    changes = _changes(chosen)
-    if chosen.record_cost:
-        rerun.require_costable(chosen.preset, changes)
+@modalign.command("run", cls=_Changing)
+@_chapter
+@_settings
+@click.option("--seed", metavar="N", help="Short for -p seed N.")
+@click.option("--html", is_flag=True, help="Render the run as a page too.")
+@click.option("--record-cost", is_flag=True, help="Keep time and memory as the preset's cost.")
+def _run(
+    chapter: str,
+    changes: Sequence[tuple[str, str]],
+    preset: str | None,
+    device: str | None,
+    output: str,
+    timeout: float | None,
+    seed: str | None,
+    html: bool,
+    record_cost: bool,
+) -> int:
+    """Run a chapter with other parameters."""
+    from modalign import rerun
+
+    parameters = _parsed(chapter, changes, seed=seed, device=device)
+    if record_cost:
+        rerun.require_costable(preset, parameters)
     result = rerun.run(
-        chosen.chapter,
-        changes,
-        preset=chosen.preset or "default",
-        output=chosen.output,
-        timeout=chosen.timeout,
+        chapter, parameters, preset=preset or "default", output=output, timeout=timeout
     )
     print(result)
+    if reason := result.provenance.get("no_commit"):
+        print(f"modalign: no commit is recorded: {reason}", file=sys.stderr)
     if result.found:
         print("It was there already: remove the folder to run it again.")
     if not result.ok:
         return 1
-    if chosen.record_cost:
+    if record_cost:
         print(f"Recorded in {rerun.record_cost(result)}")
-    if chosen.html:
+    if html:
         print(f"Open {rerun.page(result).as_uri()}")
     return 0
 
 
-def _sweep(chosen: argparse.Namespace) -> int:
-    what = _sweep_of(chosen)
-    if chosen.print:
-        print(what.to_yaml(), end="")
+@modalign.command("sweep", cls=_Changing)
+@click.argument("what", metavar="CHAPTER|FILE", shell_complete=_completed(_chapters))
+@_settings
+@click.option(
+    "--grid",
+    multiple=True,
+    metavar="NAME=V1,V2",
+    shell_complete=_completed(lambda context: [f"{name}=" for name in _names(context)]),
+    help="Values of a parameter; again for another parameter: every combination runs.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Each with seeds 0 to N-1.")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a dask scheduler; here otherwise.")
+@click.option("--jobs", type=int, metavar="N", help="Runs at a time on this machine.")
+@click.option("--print", "only_print", is_flag=True, help="Print the sweep as a file; run nothing.")
+def _sweep(
+    what: str,
+    output: str,
+    timeout: float | None,
+    scheduler: str | None,
+    jobs: int | None,
+    only_print: bool,
+    **flags: Any,
+) -> int:
+    """Run a grid of parameters and seeds.
+
+    Flags say which, or a sweep file (.yml).
+    """
+    from modalign import rerun
+
+    asked = _sweep_of(what, **flags)
+    if only_print:
+        with contextlib.suppress(AttributeError):  # a file is in UTF-8, whatever a terminal shows
+            typing.cast(Any, sys.stdout).reconfigure(encoding="utf-8")
+        print(asked.to_yaml(), end="")
         return 0
-    outcome = rerun.sweep(
-        what,
-        output=chosen.output,
-        scheduler=chosen.scheduler,
-        jobs=chosen.jobs,
-        timeout=chosen.timeout,
-    )
+    outcome = rerun.sweep(asked, output=output, scheduler=scheduler, jobs=jobs, timeout=timeout)
     print(outcome)
     if "stopped" in outcome.states.values():
         return 130
     return 0 if outcome.ok else 1
 
 
-def _report(chosen: argparse.Namespace) -> None:
-    found = rerun.report(chosen.path, by=chosen.by, metric=chosen.metric, baseline=chosen.baseline)
-    folder = found.write(chosen.output)
-    print(found)
-    print(f"\nTables, figure and page are in {folder}")
-
-
-def _sweep_of(chosen: argparse.Namespace) -> rerun.Sweep:
+def _sweep_of(
+    what: str,
+    changes: Sequence[tuple[str, str]],
+    preset: str | None,
+    device: str | None,
+    grid: Sequence[str],
+    seeds: int | None,
+) -> rerun.Sweep:
     """The sweep that flags or a file ask for."""
-    if chosen.what.endswith((".yml", ".yaml")):
-        if chosen.grid or chosen.seeds or chosen.p or chosen.preset or chosen.device:
+    from modalign import rerun
+
+    if what.endswith((".yml", ".yaml")):
+        if grid or seeds is not None or changes or preset or device:
             raise ValueError("sweep: expected a sweep file or flags, got both")
-        return rerun.read_sweep(chosen.what)
-    known = rerun.parameters(chosen.what)
-    grid: dict[str, list[Value]] = {}
-    for text in chosen.grid:
+        return rerun.read_sweep(what)
+    known = rerun.parameters(what)
+    axes: dict[str, list[Value]] = {}
+    for text in grid:
         name, equals, values = text.partition("=")
         if not equals:
             raise ValueError(f"--grid: expected NAME=V1,V2, got {text!r}")
         rerun.require_known(name, known, "parameter")
-        if name in grid:
+        if name in axes:
             raise ValueError(f"--grid: {name}: given twice")
-        grid[name] = known[name].parse_many(values)
-    chosen.chapter = chosen.what
+        axes[name] = known[name].parse_many(values)
+    fixed = _parsed(what, changes, device=device)
     return rerun.define_sweep(
-        chosen.what,
-        grid,
-        seeds=chosen.seeds or 0,
-        preset=chosen.preset or "default",
-        parameters=_changes(chosen),
+        what, axes, seeds=seeds or 0, preset=preset or "default", parameters=fixed
     )
 
 
+@modalign.command("report")
+@click.argument("paths", metavar="SWEEP...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--by", multiple=True, metavar="NAME", help="Parameter to compare by; again for another."
+)
+@click.option("--metric", multiple=True, metavar="NAME", help="Glued value; again for another.")
+@click.option("--baseline", metavar="VALUE", help="Of --by, what the others are compared with.")
+@click.option("-o", "--output", metavar="DIR", help="Where the report goes; of one sweep only.")
+def _report(
+    paths: Sequence[str],
+    by: Sequence[str],
+    metric: Sequence[str],
+    baseline: str | None,
+    output: str | None,
+) -> None:
+    """Tables, intervals and a figure of many runs.
+
+    SWEEP is a sweep's file or a folder of runs; each gets a report of its own.
+    """
+    from modalign import rerun
+
+    if output is not None and len(paths) > 1:
+        raise ValueError(f"report: -o names one folder, and {len(paths)} sweeps were given")
+    for path in paths:
+        found = rerun.report(
+            path, by=list(by) or None, metric=list(metric) or None, baseline=baseline
+        )
+        folder = found.write(output)
+        print(found)
+        print(f"\nTables, figure and page are in {folder}" + "\n" * (path != paths[-1]))
+
+
+@modalign.command("compare")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+def _compare(a: str, b: str) -> None:
+    """What differs between two runs.
+
+    A and B are their folders.
+    """
+    from modalign import rerun
+
+    print(rerun.compare(a, b))
+
+
+@modalign.group("data")
+def _data() -> None:
+    """The data sets."""
+
+
+@_data.command("list")
 def _list_data() -> None:
+    """Each set: content, source, terms, where to get it."""
     from modalign import data
 
     for each in data.available():
@@ -285,22 +462,28 @@ def _paragraph(head: str, text: object) -> None:
     print(f"  {head:<8}" + f"\n{indent}".join(lines))
 
 
-def _show_data(chosen: argparse.Namespace) -> None:
+@_data.command("show")
+@click.argument("name")
+@click.option("--split", help="train, validation or test; all by default.")
+@click.option("--folder", type=click.Path(), help="Where the set's files lie.")
+@click.option("--skip-bad", is_flag=True, help="Count and report bad rows instead of stopping.")
+@click.option("--checksums", is_flag=True, help="Compare official files with their SHA-256 first.")
+def _show_data(
+    name: str, split: str | None, folder: str | None, skip_bad: bool, checksums: bool
+) -> None:
+    """A set's columns, counts and one example.
+
+    NAME is one that `modalign data list` shows.
+    """
     from modalign import data
 
-    on_bad = "skip" if chosen.skip_bad else "raise"
+    on_bad = "skip" if skip_bad else "raise"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        rows = data.load(
-            chosen.name,
-            chosen.split,
-            folder=chosen.folder,
-            on_bad=on_bad,
-            checksums=chosen.checksums,
-        )
+        rows = data.load(name, split, folder=folder, on_bad=on_bad, checksums=checksums)
     for warning in caught:
         print(f"modalign: {warning.message}", file=sys.stderr)
-    print(f"{chosen.name}: {rows.info.description}")
+    print(f"{name}: {rows.info.description}")
     print(f"terms: {rows.info.license}")
     print(f"\nrows: {rows.num_rows}")
     for split, count in Counter(rows["split"]).items():

@@ -1,15 +1,20 @@
 """tools/book.py, on a tiny book written here."""
 
+import errno
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
 from modalign import records
@@ -201,6 +206,118 @@ def test_a_kernel_that_leaves_early_is_a_failure(tmp_path, source, reason):
     assert code == 1
     assert "Chapter bad stopped at cell 3 of 4" in said
     assert reason in said
+
+
+SLOW = (
+    "seed = 0",
+    "import os, pathlib, subprocess, time\n"
+    "child = subprocess.Popen(['sleep', '600'])\n"
+    "pathlib.Path(f'{os.getpid()}.pids').write_text(f'{os.getpid()} {child.pid}')",
+    "while True: time.sleep(0.1)",
+)
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+)
+def test_an_interrupt_starts_nothing_and_leaves_nothing(tmp_path, number, to_all):
+    root = write_book(tmp_path / "book", a=SLOW, b=SLOW, c=SLOW, d=SLOW)
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    command = [sys.executable, TOOL, "--root", root, "execute", "--jobs", "2"]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    making = subprocess.Popen(command, env=environment, start_new_session=True, **options)
+    while len(list(root.glob("*.pids"))) < 2:
+        assert making.poll() is None, making.stdout.read()
+        time.sleep(0.1)
+    # a terminal tells all its processes, `kill` only one
+    os.killpg(making.pid, number) if to_all else making.send_signal(number)
+    told = time.monotonic()
+    said = making.communicate(timeout=60)[0]
+    assert time.monotonic() - told < 20
+    assert making.returncode == 128 + number
+    assert said.splitlines()[0] == "4 of 4 chapters to execute"
+    assert said.count(": started") == 2
+    assert said.rstrip().splitlines()[-1].startswith("Stopped: ")
+    assert "Traceback" not in said, said
+    assert len(said.split()) < 30
+    pids = [int(pid) for path in root.glob("*.pids") for pid in path.read_text().split()]
+    assert len(pids) == 4
+    assert not [pid for pid in pids if alive(pid)]
+    assert not list(scratch.glob("modalign-*"))
+    assert not list((root / "_build" / "executed").iterdir())
+
+
+def test_without_a_terminal_lines_tell_what_runs(tiny, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tool, "TELL_SECONDS", 0.5)
+    root = write_book(tmp_path, good=("seed = 0", "import time; time.sleep(1)"))
+    assert tool.execute(root, 1) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:2] == ["1 of 1 chapters to execute", "good: started"]
+    assert lines[2].endswith(" s: good running")
+    assert lines[-1].startswith("good: executed in ")
+
+
+def test_an_executed_chapter_that_cannot_be_written_is_kept_elsewhere(tmp_path, monkeypatch):
+    held = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    full, room = tmp_path / "full", tmp_path / "with room"
+    full.mkdir()
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    monkeypatch.setattr(os, "fsync", full_below(full))
+    with pytest.raises(OSError, match="No space left on device.* MiB are free there") as caught:
+        tool.write_notebook(held, full / "good.ipynb")
+    assert list(full.iterdir()) == []
+    (kept,) = room.glob("modalign-rescued-*/good.ipynb")
+    move = str(caught.value).split("then: ")[1]
+    subprocess.run(move, shell=True, check=True)
+    assert nbformat.read(full / "good.ipynb", as_version=4).cells[0].source == "1"
+    assert not kept.exists()
+
+
+def full_below(folder):
+    """An ``os.fsync`` on whose disk no more fits below a folder."""
+
+    def fsync(number):
+        if pathlib.Path(f"/proc/self/fd/{number}").resolve().is_relative_to(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fsync
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_jobs_are_a_number_of_processes(tiny, jobs):
+    code, said = book(tiny, "execute", "--jobs", jobs)
+    assert code == 2
+    assert f"expected 1 or more, got '{jobs}'" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("_toc.yml", "- 1\n", "_toc.yml: expected a mapping with the key root"),
+        ("notebooks/good.ipynb", "{", "good.ipynb: no notebook"),
+        ("_build/executed/good.ipynb", "[]", "good.ipynb: no notebook"),
+        ("results/tiny/map.json", "[]", "map.json: expected the provenance"),
+    ],
+)
+def test_a_file_of_another_shape_is_named_in_a_line(tmp_path, tiny, name, text, problem):
+    root = shutil.copytree(tiny, tmp_path / "copy")
+    (root / name).write_text(text)
+    code, said = book(root, "render", *([] if name.startswith("_build") else ["--committed"]))
+    assert code == 1
+    line = said.replace("Rendering the pages\n", "")
+    assert line.startswith("book: ")
+    assert problem in line
+    assert len(line.splitlines()) == 1
 
 
 def test_pages_are_made_once_and_again_when_a_page_changes(tiny):

@@ -16,17 +16,21 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import typing
 
 import nbformat
 
-from modalign.rerun import execution, pages
+from modalign.rerun import execution, inventory, pages
 from modalign.rerun.inventory import chapter_key, digest, written_files
 from modalign.rerun.inventory import notebooks as chapters
 
 Path = pathlib.Path
+TELL_SECONDS = 30
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS_MARK = "% The build writes everything below this line.\n"
 
 
@@ -38,7 +42,7 @@ def stamp(notebook: Path) -> dict[str, typing.Any]:
     """What was recorded when the notebook's outputs were made; empty where nothing was."""
     if not notebook.exists():
         return {}
-    return nbformat.read(notebook, as_version=4).metadata.get("modalign", {})
+    return inventory.read_notebook(notebook).metadata.get("modalign", {})
 
 
 def is_fresh(root: Path, notebook: Path) -> bool:
@@ -47,9 +51,11 @@ def is_fresh(root: Path, notebook: Path) -> bool:
 
 def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write one text for one content (sorted keys, indent 1), and never half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(nbformat.writes(notebook, version=4) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    text = nbformat.writes(notebook, version=4) + "\n"
+    try:
+        inventory.write_whole(path, text)
+    except OSError as error:
+        raise OSError(execution.rescue({path.name: text}, path.parent, error)) from None
 
 
 def drop_run_traces(notebook: nbformat.NotebookNode) -> list[str]:
@@ -74,7 +80,7 @@ def execute_chapter(root: Path, notebook: Path, position: int) -> int:
     failed = target.with_name(f"{notebook.stem}.failed.ipynb")
     key = chapter_key(root, notebook)
     made = execution.execute(
-        nbformat.read(notebook, as_version=4),
+        inventory.read_notebook(notebook),
         {},
         cwd=root,
         progress={"desc": notebook.stem, "position": position, "disable": None},
@@ -105,24 +111,52 @@ def execute(root: Path, jobs: int) -> int:
         **dict.fromkeys(execution.ONE_THREAD, "1"),
         "MPLCONFIGDIR": str(root / "_build" / "matplotlib"),
     }
+    running: dict[subprocess.Popen[str], str] = {}
 
-    def start(notebook: Path, position: int) -> subprocess.CompletedProcess[str]:
+    def start(notebook: Path, position: int) -> tuple[int, str]:
         command = [sys.executable, __file__, "--root", root, "chapter", notebook, str(position)]
-        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+        chapter = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        running[chapter] = notebook.stem
+        tell(f"{notebook.stem}: started")
+        said = chapter.communicate()[0]
+        del running[chapter]
+        return chapter.returncode, said
+
+    def tell(text: str) -> None:
+        # in a terminal a bar tells how far each chapter is
+        if not sys.stderr.isatty():
+            print(text, flush=True)
 
     stale = [notebook for notebook in chapters(root) if not is_fresh(root, notebook)]
     print(f"{len(stale)} of {len(chapters(root))} chapters to execute", flush=True)
     failures = 0
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    began = time.monotonic()
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    try:
         runs = [pool.submit(start, notebook, n) for n, notebook in enumerate(stale)]
-        for run in concurrent.futures.as_completed(runs):
-            if run.cancelled():
-                continue
-            print(run.result().stdout.rstrip(), flush=True)
-            if run.result().returncode != 0:
-                failures += 1
-                for other in runs:
-                    other.cancel()
+        waiting = set(runs)
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, TELL_SECONDS, concurrent.futures.FIRST_COMPLETED
+            )
+            for run in done:
+                if run.cancelled():
+                    continue
+                code, said = run.result()
+                print(said.rstrip(), flush=True)
+                if code != 0:
+                    failures += 1
+                    pool.shutdown(wait=False, cancel_futures=True)
+            if not done:
+                tell(f"{time.monotonic() - began:.0f} s: {', '.join(running.values())} running")
+    except BaseException:
+        # nothing that waits begins, and what runs ends with its kernel
+        pool.shutdown(wait=False, cancel_futures=True)
+        for chapter in list(running):
+            chapter.terminate()
+        raise
+    finally:
+        pool.shutdown()
     return 1 if failures else 0
 
 
@@ -132,7 +166,7 @@ def keep(root: Path) -> int:
         if not is_fresh(root, notebook):
             print(f"{notebook.stem}: its executed copy is out of date; run: make outputs")
             return 1
-        write_notebook(nbformat.read(executed_path(root, notebook), as_version=4), notebook)
+        write_notebook(inventory.read_notebook(executed_path(root, notebook)), notebook)
         print(f"kept {notebook.relative_to(root)}")
     return 0
 
@@ -150,7 +184,7 @@ def origin(record: dict[str, typing.Any]) -> list[str]:
     machine = record["machine"]
     device = "" if record["device"] == "cpu" else f", {record['device']}"
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}{device}"
-    return [where, record["date"][:10], record["commit"] or "none"]
+    return [where, record["date"][:10], record["commit"] or record.get("no_commit", "none")]
 
 
 def versions(stamps: dict[Path, dict[str, typing.Any]]) -> list[list[str]]:
@@ -177,11 +211,14 @@ def status_tables(root: Path, notebooks: dict[Path, Path]) -> str:
         current = "yes" if held["key"] == chapter_key(root, notebook) else "no"
         times.append([link, *cost, *origin(held), current])
     for path in sorted((root / "results").rglob("*.json")):
-        held = json.loads(path.read_text(encoding="utf-8"))
         name = path.relative_to(root / "results").with_suffix("").as_posix()
-        seeds = held["parameters"].get("seeds", held["parameters"].get("seed", "none"))
-        seeds = ", ".join(map(str, seeds)) if isinstance(seeds, list) else seeds
-        recorded.append([f"`{name}`", seeds, f"{held['seconds']:.0f}&nbsp;s", *origin(held)])
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            seeds = held["parameters"].get("seeds", held["parameters"].get("seed", "none"))
+            seeds = ", ".join(map(str, seeds)) if isinstance(seeds, list) else seeds
+            recorded.append([f"`{name}`", seeds, f"{held['seconds']:.0f}&nbsp;s", *origin(held)])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path}: expected the provenance of a recorded table") from None
     where = "Machine | Date | Commit"
     return "\n".join(
         [
@@ -233,6 +270,7 @@ def render(root: Path, output: Path, committed: bool) -> int:
         # an incremental strict build forgets the warnings of the build before
         for old in (html, output / "_build" / ".doctrees"):
             shutil.rmtree(old, ignore_errors=True)
+        print("Rendering the pages", flush=True)
         source = output / "_build" / "source"
         stage(root, notebooks, source)
         if pages.build(source, output, "-W", "--keep-going") != 0:
@@ -243,14 +281,20 @@ def render(root: Path, output: Path, committed: bool) -> int:
     return 0
 
 
+def positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    top = argparse.ArgumentParser(description="The tools of the book.")
     top.add_argument(
         "--root", type=Path, default=Path(__file__).parents[1], help="the book's folder"
     )
     verbs = top.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("execute", help="execute the chapters that changed")
-    verb.add_argument("--jobs", type=int, default=os.cpu_count(), help="chapters at a time")
+    verb.add_argument("--jobs", type=positive, default=os.cpu_count(), help="chapters at a time")
     verbs.add_parser("keep", help="copy executed chapters over the committed ones")
     verb = verbs.add_parser("render", help="make the pages, in _build/html/")
     verb.add_argument("--committed", action="store_true", help="of the outputs in notebooks/")
@@ -261,8 +305,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main() -> int:
-    given = parser().parse_args()
+def perform(given: argparse.Namespace) -> int:
     root = given.root.resolve()
     if given.verb == "execute":
         return execute(root, given.jobs)
@@ -271,6 +314,30 @@ def main() -> int:
     if given.verb == "render":
         return render(root, (given.output or root).resolve(), given.committed)
     return execute_chapter(root, given.notebook, given.position)
+
+
+def main() -> int:
+    given = parser().parse_args()
+
+    def leave(number: int, frame: object) -> None:
+        # a chapter is told by the terminal and by `execute`; a person may lose patience
+        # (SIG_IGN would make Python complain of a signal that has just come)
+        for each in SIGNALS:
+            signal.signal(each, (lambda *_: None) if given.verb == "chapter" else signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, leave)
+    try:
+        return perform(given)
+    except SystemExit as leaving:
+        if given.verb != "chapter":
+            print("\nStopped: chapters that were not finished run again at the next call.")
+        return int(leaving.code or 0)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"book: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import contextlib
 import copy
 import dataclasses
 import datetime
+import errno
+import fcntl
 import hashlib
 import html
 import json
@@ -14,6 +16,7 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import socket
 import tempfile
@@ -21,6 +24,7 @@ import threading
 import time
 import typing
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import modalign
@@ -30,13 +34,24 @@ from modalign.rerun.inventory import Folder, Value
 
 if typing.TYPE_CHECKING:
     import nbformat
+    import psutil
 
 Path = pathlib.Path
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+OURS = ({"float"}, {"dict"})
+MOST_BITS = 14_000  # of an integer: Python writes no more than 4300 digits
 NOTEBOOK, RESULTS, PROVENANCE = "notebook.ipynb", "results.json", "provenance.json"
 LOCKS = ".locks"
+NO_WIDGETS = "ignore:IProgress not found"  # tqdm's, though nobody looks at the bar
 LONGEST_SOCKET = 80  # a path of a Unix socket holds 104 bytes or more; zmq appends to ours
 SAMPLE_SECONDS = 0.5
+OUTPUT_SECONDS = 600  # that the output of a cell may take to arrive after its end
+SCRATCH, STALE_SECONDS = "modalign-scratch-", 60
+# zmq drops what is above its limit of a thousand waiting messages: here there is no limit
+NO_LIMIT = (
+    "(lambda thread: thread.schedule(lambda: setattr(thread.socket, 'sndhwm', 0)))"
+    "(get_ipython().kernel.iopub_thread)"
+)
 ASK = (
     "(lambda json, records: json.dumps({**records.provenance(), "
     "'peak_memory_mib': records.peak_memory()}))"
@@ -49,7 +64,8 @@ class Failure:
     """Why a run has no results.
 
     Attributes:
-        reason: ``error`` in a cell, kernel that ``died``, ``timeout`` or ``stopped``.
+        reason: ``error`` in a cell, kernel that ``died``, output that was ``lost``, ``timeout`` or
+            ``stopped``.
         message: in a line.
         cell: number of the cell that was running, from 1; 0 before the first.
         cells: how many there are.
@@ -87,6 +103,10 @@ class Execution:
     failure: Failure | None
 
 
+class LostOutput(Exception):
+    """The kernel has moved on, and the end of a cell's output has not arrived."""
+
+
 class _Watch:
     """Samples the memory of a kernel and its children, and ends them when it is time."""
 
@@ -98,33 +118,52 @@ class _Watch:
         self.began = time.monotonic()
         self.over = threading.Event()
         self.thread: threading.Thread | None = None
+        self.tree: list[psutil.Process] = []
 
     def follow(self, pid: int) -> None:
-        self.thread = threading.Thread(target=self._sample, args=(pid,), daemon=True)
-        self.thread.start()
-
-    def _sample(self, pid: int) -> None:
         import psutil
 
         with contextlib.suppress(psutil.NoSuchProcess):
-            kernel = psutil.Process(pid)
-            while not self.over.wait(SAMPLE_SECONDS):
-                tree = [kernel, *kernel.children(recursive=True)]
-                self.peak = max(self.peak, sum(map(_resident, tree)) / 2**20)
-                if self.timeout and time.monotonic() - self.began > self.timeout:
-                    self.ended = "timeout"
-                elif self.stop and self.stop.exists():
-                    self.ended = "stopped"
-                if self.ended:
-                    for process in tree:
-                        with contextlib.suppress(psutil.NoSuchProcess):
-                            process.kill()
-                    return
+            self.tree = [psutil.Process(pid)]
+            self.thread = threading.Thread(target=self._sample, daemon=True)
+            self.thread.start()
+
+    def _look(self) -> None:
+        """Bring the list of the kernel and all it started up to date."""
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = self.tree[0].children(recursive=True)
+            # what lost its parent is remembered
+            self.tree += [process for process in found if process not in self.tree]
+
+    def _sample(self) -> None:
+        while not self.over.wait(SAMPLE_SECONDS):
+            self._look()
+            self.peak = max(self.peak, sum(map(_resident, self.tree)) / 2**20)
+            if self.timeout and time.monotonic() - self.began > self.timeout:
+                self.ended = "timeout"
+            elif self.stop and self.stop.exists():
+                self.ended = "stopped"
+            if self.ended:
+                self.kill()
+                return
+
+    def kill(self) -> None:
+        """End the kernel and all it started."""
+        import psutil
+
+        if self.tree:
+            self._look()
+        for process in self.tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def close(self) -> None:
         self.over.set()
         if self.thread:
             self.thread.join()
+        self.kill()
 
 
 def _resident(process: typing.Any) -> int:
@@ -138,10 +177,17 @@ def _resident(process: typing.Any) -> int:
 
 def _engine() -> typing.Any:
     """Papermill's own engine, on this environment's kernel, with a watch beside it."""
-    import jupyter_client
+    import jupyter_client.asynchronous
     import jupyter_client.kernelspec
+    import zmq
+    from nbclient.exceptions import CellExecutionComplete
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
+
+    class Channels(jupyter_client.asynchronous.AsyncKernelClient):
+        def __init__(self, **options: typing.Any) -> None:
+            super().__init__(**options)
+            self.context.setsockopt(zmq.RCVHWM, 0)  # of the sockets that it will make
 
     class Client(PapermillNotebookClient):
         watch: _Watch
@@ -156,14 +202,41 @@ def _engine() -> typing.Any:
                 connection_file=os.path.join(self.scratch, "k.json"),
                 transport="ipc" if len(self.scratch) < LONGEST_SOCKET else "tcp",
             )
-            self.km.client_class = "jupyter_client.asynchronous.AsyncKernelClient"
+            self.km.client_factory = Channels
             return self.km
 
         def start_new_kernel(self, **options: typing.Any) -> None:
             super().start_new_kernel(**options)
             self.watch.follow(typing.cast(typing.Any, self.km).provisioner.pid)
 
+        async def _async_poll_output_msg(
+            self, parent_msg_id: str, cell: typing.Any, cell_index: int
+        ) -> None:
+            # asked behind the cell, so that the answer comes behind all that the cell has sent
+            behind = self.kc.kernel_info()
+            while True:
+                message = await self.kc.iopub_channel.get_msg(timeout=None)
+                parent = message["parent_header"].get("msg_id")
+                if parent == parent_msg_id:
+                    try:
+                        self.process_message(message, cell, cell_index)
+                    except CellExecutionComplete:
+                        return
+                elif parent == behind and message["content"].get("execution_state") == "idle":
+                    raise LostOutput
+
+        @contextlib.contextmanager
+        def setup_kernel(self, **options: typing.Any) -> Iterator[None]:
+            with super().setup_kernel(**options):
+                try:
+                    yield
+                except BaseException:
+                    # whoever interrupts a run does not wait until its kernel says goodbye
+                    self.watch.kill()
+                    raise
+
         def papermill_execute_cells(self) -> None:
+            self.wait_for_reply(self.kc.execute("", silent=True, user_expressions={"no": NO_LIMIT}))
             super().papermill_execute_cells()
             asked = self.kc.execute("", silent=True, user_expressions={"made": ASK})
             reply = self.wait_for_reply(asked)["content"].get("user_expressions", {})
@@ -183,7 +256,8 @@ def _engine() -> typing.Any:
             **options: typing.Any,
         ) -> None:
             # kernels warn of local sockets, and call their shutdown an error
-            client = Client(nb_man, extra_arguments=["--log-level=50"], timeout=None)
+            options = {"timeout": None, "iopub_timeout": OUTPUT_SECONDS}
+            client = Client(nb_man, extra_arguments=["--log-level=50"], **options)
             client.watch, client.scratch = watch, scratch
             client.execute(**start)
 
@@ -195,13 +269,53 @@ def require_timeout(timeout: float | None) -> None:
         raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout}")
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder of the system's temporary ones, removed at the end or by a later call.
+
+    A process that is killed leaves its folder. Whoever makes one holds a lock on it, so that a
+    later call can tell what has been left.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in place.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # of another user, or removed by another process
+            found = left.lstat()
+            # a new one is locked a moment after it is made
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > STALE_SECONDS:
+                _remove_unlocked(left)
+    folder = tempfile.mkdtemp(prefix=SCRATCH)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(held)
+
+
 def kernel_environment(scratch: str) -> dict[str, str]:
-    """What a kernel starts with: one thread unless told otherwise, and no start-up file."""
+    """What a kernel starts with, whatever the shell says: figures, assertions, no start-up file.
+
+    One thread, unless the shell says otherwise.
+    """
     package = str(Path(modalign.__file__).parents[1])
     return {
         **dict.fromkeys(ONE_THREAD, "1"),
+        "TQDM_MININTERVAL": "60",  # nobody watches, and each update is a message
         **os.environ,
         "IPYTHONDIR": scratch,
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONOPTIMIZE": "",
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), NO_WIDGETS])),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
     }
@@ -231,22 +345,28 @@ def execute(
     held.metadata.kernelspec = {"name": "python3", "language": "python", "display_name": "Python 3"}
     watch = _Watch(timeout, stop)
     started, reason = time.perf_counter(), ""
-    scratch = tempfile.mkdtemp(prefix="modalign-")
-    try:
-        _engine().execute_notebook(
-            held,
-            "python3",
-            progress_bar=progress,
-            watch=watch,
-            scratch=scratch,
-            start={"cwd": str(cwd), "env": kernel_environment(scratch)},
-        )
-    except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
-        # nbclient tells of a kernel that died while it started by a RuntimeError
-        reason = str(error) or type(error).__name__
-    finally:
-        watch.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch_folder() as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NO_WIDGETS.split(":")[1])
+        try:
+            _engine().execute_notebook(
+                held,
+                "python3",
+                progress_bar=progress,
+                watch=watch,
+                scratch=scratch,
+                start={"cwd": str(cwd), "env": kernel_environment(scratch)},
+            )
+        except (LostOutput, nbclient.exceptions.CellTimeoutError):
+            watch.ended = "lost"
+            reason = (
+                "the end of the cell's output did not arrive: it was made faster than it could be "
+                "sent, and what is there may lack some"
+            )
+        except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
+            # nbclient tells of a kernel that died while it started by a RuntimeError
+            reason = str(error) or type(error).__name__
+        finally:
+            watch.close()
     made = watch.made or records.provenance()
     return Execution(
         notebook=held,
@@ -263,7 +383,7 @@ def _failure(held: nbformat.NotebookNode, reason: str, watch: _Watch) -> Failure
     raised = [out for cell in code for out in cell.outputs if out.output_type == "error"]
     if watch.ended == "stopped":
         reason = "the run was told to stop"
-    elif watch.ended:
+    elif watch.ended == "timeout":
         reason = f"the run was not done within its {watch.timeout:g} s, and was ended"
     elif not reason and not raised:
         if all(cell.execution_count is not None for cell in code):
@@ -307,23 +427,37 @@ def _plain(text: str) -> typing.Any:
         return float(text)
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
 def _strict(value: typing.Any) -> typing.Any:
-    """JSON has no word for what is not finite: its name stands for it."""
+    """A value in strict JSON, which `_unstrict` reads back.
+
+    JSON has no word for what is not finite: a mapping from ``float`` to its name stands for it,
+    and a list of pairs for a mapping that would look like one of ours.
+
+    >>> _strict([math.nan, {"float": "nan"}])
+    [{'float': 'nan'}, {'dict': [['float', 'nan']]}]
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, dict):
-        return {str(key): _strict(each) for key, each in value.items()}
+        named = {str(key): _strict(each) for key, each in value.items()}
+        if len(named) < len(value):  # as of 1 and "1"
+            return repr(value)
+        return {"dict": [list(pair) for pair in named.items()]} if set(named) in OURS else named
     if isinstance(value, list | tuple | set):
         return [_strict(each) for each in value]
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return hex(value)
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
 def _unstrict(held: dict[str, typing.Any]) -> typing.Any:
-    return float(held["float"]) if set(held) == {"float"} else held
+    if set(held) == {"float"} and held["float"] in ("nan", "inf", "-inf"):
+        return float(held["float"])
+    return dict(held["dict"]) if set(held) == {"dict"} else held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +493,7 @@ def plans(
     import nbformat
 
     folder = book.book_root(root)
-    held = nbformat.read(book.notebook_path(chapter, folder), as_version=4)
+    held = book.read_notebook(book.notebook_path(chapter, folder))
     for cell in held.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -400,13 +534,14 @@ class Result:
             texts = {name: (self.folder / name).read_bytes() for name in (PROVENANCE, RESULTS)}
             self.provenance: dict[str, typing.Any] = json.loads(texts[PROVENANCE])
             self.values: dict[str, typing.Any] = json.loads(texts[RESULTS], object_hook=_unstrict)
+            self.values.items()
             json.loads((self.folder / NOTEBOOK).read_bytes())
             recorded = self.provenance["sha256"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"run: no run in {self.folder}: {error.filename} is missing"
             ) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"run: {self.folder} is damaged: make the run again") from None
         if hashlib.sha256(texts[RESULTS]).hexdigest() != recorded:
             raise ValueError(
@@ -517,21 +652,69 @@ def keep(plan: Plan, made: Execution, output: Path) -> Result:
         "sha256": hashlib.sha256(results.encode()).hexdigest(),
         **made.made,
     }
-    scratch = output / f".{plan.name}.{uuid.uuid4().hex[:8]}"
-    scratch.mkdir()
+    texts = {
+        NOTEBOOK: nbformat.writes(made.notebook, version=4) + "\n",
+        RESULTS: results,
+        PROVENANCE: json.dumps(held, indent=1) + "\n",
+    }
     try:
-        _write(scratch / NOTEBOOK, nbformat.writes(made.notebook, version=4) + "\n")
-        _write(scratch / RESULTS, results)
-        _write(scratch / PROVENANCE, json.dumps(held, indent=1) + "\n")
+        _place(texts, output, plan.name, name)
+    except OSError as error:
+        raise OSError(rescue(texts, output / name, error)) from None
+    if made.failure is None:
+        _remove(output / f"{plan.name}.failed")
+    return Result(output / name)
+
+
+def _place(texts: Mapping[str, str], output: Path, stem: str, name: str) -> None:
+    """Write the files of a folder beside its place, then move it there."""
+    scratch = output / f".{stem}.{uuid.uuid4().hex[:8]}"
+    try:
+        scratch.mkdir()
+        for file, text in texts.items():
+            _write(scratch / file, text)
         # what lies there is a failed run, or one that a crash has damaged
         _remove(output / name)
         scratch.rename(output / name)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    if made.failure is None:
-        _remove(output / f"{plan.name}.failed")
-    return Result(output / name)
+
+
+def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
+    """Put files that cannot be written where they belong somewhere else, and say where.
+
+    A folder that could be written before the run may be full, or gone, after it.
+
+    Args:
+        texts: what the files hold, by name.
+        place: the folder in which they belong.
+        error: why they cannot be written there.
+    """
+    problem = f"output: cannot write {place}: {error.strerror or error}{_room(place, error)}"
+    tried = dict.fromkeys([Path(tempfile.gettempdir()), Path.home(), Path.cwd()])
+    for folder in tried:
+        kept = Path(folder, f"modalign-rescued-{uuid.uuid4().hex[:8]}")
+        try:
+            _place(texts, folder, kept.name, kept.name)
+        except OSError:
+            continue
+        files = [kept / name for name in texts] if place.is_dir() else [kept]
+        moved = shlex.join(["mv", *map(str, files), str(place)])
+        return f"{problem}. What was computed is in {kept}; make room, then: {moved}"
+    where = ", ".join(map(str, tried))
+    return f"{problem}. What was computed is lost: there was no room in {where} either"
+
+
+def _room(place: Path, error: BaseException) -> str:
+    """What is left on the disk of a path, where the error says that it is full."""
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    there = next(each for each in (place, *place.parents) if each.exists())
+    with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(there)
+        return f" ({usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB are free there)"
+    return ""
 
 
 def output_folder(output: Folder) -> Path:
@@ -549,19 +732,21 @@ def output_folder(output: Folder) -> Path:
             probe.flush()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"output: cannot write to {output}: {reason}") from None
+        raise OSError(
+            f"output: cannot write to {output}: {reason}{_room(Path(output), error)}"
+        ) from None
     return folder
 
 
 @contextlib.contextmanager
-def _claimed(plan: Plan, output: Path) -> Iterator[bool]:
+def _claimed(name: str, output: Path) -> Iterator[bool]:
     """Hold the run's lock; yields False where another process has it.
 
     The lock is the kernel's (flock), so that it goes with the process that held it.
     """
     import filelock
 
-    lock = filelock.FileLock(output / LOCKS / f"{plan.name}.lock")
+    lock = filelock.FileLock(output / LOCKS / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -589,6 +774,18 @@ def journal(name: str, output: Folder) -> list[dict[str, typing.Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def _remove_left(ours: Plan, output: Path) -> None:
+    """Remove what killed processes left half-written: of this run, and of those nobody makes."""
+    for left in output.glob(".*.????????"):
+        name = left.name[1:-9]
+        if name == ours.name:
+            _remove(left)
+        elif (output / LOCKS / f"{name}.lock").exists():
+            with _claimed(name, output) as free:
+                if free:
+                    _remove(left)
+
+
 def perform(
     plan: Plan,
     output: Path,
@@ -609,13 +806,12 @@ def perform(
 
     if there := finished(output / plan.name):
         return "found", there
-    with _claimed(plan, output) as ours:
+    with _claimed(plan.name, output) as ours:
         if not ours:
             return "busy", None
         if there := finished(output / plan.name):
             return "found", there
-        for left in output.glob(f".{plan.name}.*"):  # by a process that was killed
-            _remove(left)
+        _remove_left(plan, output)
         root = Path(plan.root)
         root = root if (root / "_toc.yml").is_file() else book.book_root()
         if book.source_digest(root) != plan.source:
@@ -623,15 +819,16 @@ def perform(
                 f"the source in {root} is not that of the plan: it changed since, or this machine "
                 "has another version of the book, of Python or of a library"
             )
+        notebook = nbformat.reads(plan.notebook, as_version=4)
+        book.require_here(plan.parameters, book.parameters_of(notebook, plan.chapter))
         _note(plan, output, "started")
-        made = execute(
-            nbformat.reads(plan.notebook, as_version=4),
-            plan.changed,
-            cwd=root,
-            timeout=timeout,
-            progress=progress,
-            stop=stop,
-        )
+        try:
+            made = execute(
+                notebook, plan.changed, cwd=root, timeout=timeout, progress=progress, stop=stop
+            )
+        except BaseException:
+            _note(plan, output, "stopped")
+            raise
         if made.failure and made.failure.reason == "stopped":
             _note(plan, output, "stopped")
             return "stopped", None
@@ -668,12 +865,13 @@ def run(
     Raises:
         ValueError: before anything starts, for an unknown name, a value that does not fit, or a
             device that is not there.
-        OSError: for an output folder that cannot be written.
+        FileNotFoundError: before anything starts, for a data set that is not there.
+        OSError: for an output folder that cannot be written; what was computed before it became
+            full is kept elsewhere, and the message says where.
         RuntimeError: where another process is making this very run.
     """
     require_timeout(timeout)
     (plan,) = plans(chapter, [parameters or {}], preset, root=root)
-    book.require_device(plan.parameters.get("device"))
     folder = output_folder(output)
     bar: bool | dict[str, typing.Any] = {"desc": plan.name, "disable": None} if progress else False
     state, result = perform(plan, folder, timeout=timeout, progress=bar)

@@ -6,6 +6,7 @@ import ast
 import collections
 import csv
 import dataclasses
+import datetime
 import difflib
 import hashlib
 import io
@@ -15,12 +16,15 @@ import os
 import pathlib
 import platform
 import re
+import sys
 import tokenize
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import modalign
 from modalign import records
+from modalign.rerun._yaml import read_yaml
 
 if typing.TYPE_CHECKING:
     import nbformat
@@ -38,8 +42,10 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {
     rf"below ({NUMBER})": lambda value, bound: value < bound,
 }
 ANY = "any"
+# what numpy and torch hold; a seed goes to libraries that take 32 bits
+LARGEST_INT, LARGEST_SEED = 2**63 - 1, 2**32 - 1
 # the commands, which no chapter imports: they decide what runs, not what comes out
-COMMANDS = ("rerun", "cli.py", "__main__.py")
+COMMANDS = ("rerun", "cli.py", "_command.py", "__main__.py")
 
 
 def book_root(root: Folder | None = None) -> Path:
@@ -61,20 +67,63 @@ def book_root(root: Folder | None = None) -> Path:
 
 
 def notebooks(root: Path) -> list[Path]:
-    """The notebooks of the table of contents, in its order."""
-    import yaml
+    """The notebooks of the table of contents, in its order.
+
+    Raises:
+        OSError: where the table cannot be read.
+        ValueError: where it is of another shape, or two notebooks share a name.
+    """
+    contents = root / "_toc.yml"
 
     def names(node: typing.Any) -> Iterator[str]:
         if isinstance(node, list):
             for child in node:
                 yield from names(child)
         elif isinstance(node, dict):
-            yield from (node[key] for key in ("root", "file") if key in node)
+            for key in ("root", "file"):
+                if key in node and not isinstance(node[key], str):
+                    raise ValueError(f"{contents}: {key}: expected a path, got {node[key]!r:.80}")
+                yield from [node[key]] if key in node else []
             yield from names([child for child in node.values() if not isinstance(child, str)])
 
-    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    found = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(contents))
-    return [path for path in found if path.exists()]
+    held = read_yaml(contents)
+    if not isinstance(held, dict):
+        raise ValueError(f"{contents}: expected a mapping with the key root, got {_brief(held)}")
+    places = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(held))
+    found: dict[str, Path] = {}
+    for path in places:
+        if path.exists() and found.setdefault(path.stem, path) != path:
+            raise ValueError(f"{contents}: {found[path.stem]} and {path} are chapters of one name")
+    return list(found.values())
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook that keeps to its format.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: where it is no notebook.
+    """
+    import jsonschema
+    import nbformat
+
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        numbers = [held["nbformat"], held["nbformat_minor"]]
+        if [*map(type, numbers)] != [int, int] or numbers[0] not in nbformat.versions:
+            raise ValueError(f"its format is {numbers}, and is to be one of {[*nbformat.versions]}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", nbformat.warnings.MissingIDFieldWarning)
+            # first the format, since reading takes anything and fails in the middle of a cell
+            nbformat.validate(held, relax_add_props=True)
+            return nbformat.reads(json.dumps(held), as_version=4)
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be read: {error.strerror}") from None
+    except jsonschema.ValidationError as error:
+        reason = f"{'.'.join(map(str, error.absolute_path))}: {error.message:.120}".lstrip(": ")
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise ValueError(f"{path}: no notebook: {' '.join(reason.split())}")
 
 
 def notebook_path(chapter: str, root: Folder | None = None) -> Path:
@@ -88,14 +137,22 @@ def notebook_path(chapter: str, root: Folder | None = None) -> Path:
     return known[chapter]
 
 
-def require_known(name: str, known: Iterable[str], what: str) -> None:
+def require_known(name: object, known: Iterable[str], what: str) -> None:
     """Refuse a name that is not among those known, and say which is closest."""
     known = list(known)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         there = ", ".join(known) or "none"
-        raise ValueError(f"{what}: there is no {name!r}, only {there}{hint}")
+        raise ValueError(f"{what}: there is no {_brief(name)}, only {there}{hint}")
+
+
+def _brief(value: object) -> str:
+    """A value in a few words, whatever it is."""
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError):  # Python shows no number of more than 4300 digits
+        return f"a {type(value).__name__} too large to show"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +235,21 @@ class Parameter:
         return [self._checked(each, of) for each in value]
 
     def _checked(self, value: object, kind: str) -> Value:
-        if kind == "float" and type(value) is int:
+        if kind == "float" and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
-        if type(value).__name__ != kind or (isinstance(value, float) and not math.isfinite(value)):
+        if type(value).__name__ != kind:
             raise self._refusal(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._refusal(value)
+        if kind == "int":
+            largest = LARGEST_SEED if self.name == "seed" else LARGEST_INT
+            if not -LARGEST_INT <= typing.cast(int, value) <= largest:
+                raise self._refusal(value, f"; the largest that every library takes is {largest}")
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise self._refusal(value, ", which is not UTF-8") from None
         value = typing.cast(Value, value)
         bounds = _bounds(self.range)
         if not all(fits(typing.cast(float, value), bound) for fits, bound in bounds):
@@ -194,9 +262,22 @@ class Parameter:
         kind = self.kind.removeprefix("list of ")
         return text if kind == "str" else typing.cast(Value, ast.literal_eval(text))
 
-    def _refusal(self, value: object) -> ValueError:
+    def _refusal(self, value: object, hint: str = "") -> ValueError:
         allowed = f" ({self.range})" if self.range and self.range != ANY else ""
-        return ValueError(f"{self.name}: expected {self.kind}{allowed}, got {value!r:.80}")
+        hint = hint or self._hint(value)
+        return ValueError(f"{self.name}: expected {self.kind}{allowed}, got {_brief(value)}{hint}")
+
+    def _hint(self, value: object) -> str:
+        """What to write instead, where YAML read a number as text or a text as something else."""
+        of = self.kind.removeprefix("list of ")
+        if of == "str" and isinstance(value, bool | int | float | datetime.date):
+            return "; in YAML a text that looks like something else stands in quotes"
+        if of == "float" and isinstance(value, str) and re.fullmatch(NUMBER, value):
+            mantissa, exponent = re.split("[eE]", value + "e")[:2]
+            mantissa += "" if "." in mantissa else ".0"
+            exponent = exponent if exponent[:1] in "+-" else f"+{exponent}"
+            return f", a text; in YAML write {mantissa}e{exponent}" if exponent else ", a text"
+        return ""
 
 
 def _bounds(text: str) -> list[tuple[Callable[[float, float], bool], float]]:
@@ -232,7 +313,7 @@ def _parameter(line: ast.stmt, comment: str, chapter: str) -> Parameter:
         raise ValueError(f"{chapter}: parameters cell: expected NAME = LITERAL, got {text!r}")
     try:
         default = ast.literal_eval(line.value)
-    except ValueError:
+    except (ValueError, TypeError, MemoryError, RecursionError):
         default = None
     kind = _kind(default)
     if kind is None or len(line.targets) > 1:
@@ -248,7 +329,7 @@ def _parameter(line: ast.stmt, comment: str, chapter: str) -> Parameter:
         if semicolon and found.range != ANY and not _bounds(found.range) and not found.choices[1:]:
             raise ValueError(f"{found.range!r} is no range")
         default = found.check(default)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError) as error:
         raise ValueError(
             f"{chapter}: parameters cell: {found.name}: {error}; the comment is HELP; RANGE (the "
             "ways to write a range are in CONTRIBUTING.md), and the default lies in its range"
@@ -257,18 +338,30 @@ def _parameter(line: ast.stmt, comment: str, chapter: str) -> Parameter:
 
 
 def parameters_of(notebook: nbformat.NotebookNode, chapter: str) -> dict[str, Parameter]:
-    """The parameters of a notebook in memory, by name."""
-    tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    source = tagged[0] if tagged else ""
+    """The parameters of a notebook in memory, by name.
+
+    Raises:
+        ValueError: for a parameters cell that breaks the contract.
+    """
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) > 1 or any(cell.cell_type != "code" for cell in tagged):
+        raise ValueError(f"{chapter}: parameters cell: expected one cell of code with this tag")
+    source = tagged[0].source if tagged else ""
     comments = collections.defaultdict(list)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]].append(token.string.lstrip("# ").strip())
-    found = {}
-    for line in ast.parse(source).body:
+    try:
+        lines = ast.parse(source).body
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                comments[token.start[0]].append(token.string.lstrip("# ").strip())
+    except (SyntaxError, ValueError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        raise ValueError(f"{chapter}: parameters cell: no Python: {error}") from None
+    found: dict[str, Parameter] = {}
+    for line in lines:
         rows = range(line.lineno, (line.end_lineno or line.lineno) + 1)
         comment = " ".join(text for row in rows for text in comments[row])
         each = _parameter(line, comment, chapter)
+        if each.name in found:
+            raise ValueError(f"{chapter}: parameters cell: {each.name}: given twice")
         found[each.name] = each
     return found
 
@@ -282,9 +375,7 @@ def parameters(chapter: str, *, root: Folder | None = None) -> dict[str, Paramet
     >>> parameters("cka")["seed"].default
     0
     """
-    import nbformat
-
-    return parameters_of(nbformat.read(notebook_path(chapter, root), as_version=4), chapter)
+    return parameters_of(read_notebook(notebook_path(chapter, root)), chapter)
 
 
 def presets(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, Value]]:
@@ -293,17 +384,19 @@ def presets(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, 
     Raises:
         ValueError: for a preset that names an unknown parameter or a value it may not have.
     """
-    import yaml
-
     path = notebook_path(chapter, root).parent / "presets" / f"{chapter}.yml"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    held = read_yaml(path) if path.exists() else None
+    if not isinstance(held, dict | None):
+        raise ValueError(f"{path}: expected a mapping of presets by name, got {_brief(held)}")
     known = parameters(chapter, root=root)
     found = {}
-    for preset, values in {"default": {}, **(yaml.safe_load(text) or {})}.items():
+    for preset, values in {"default": {}, **(held or {})}.items():
+        if not isinstance(preset, str):
+            raise ValueError(f"{path}: expected the name of a preset, got {_brief(preset)}")
         try:
             found[preset] = settings(known, values)
         except ValueError as error:
-            raise ValueError(f"{path.name}: preset {preset}: {error}") from None
+            raise ValueError(f"{path}: preset {preset}: {error}") from None
     return found
 
 
@@ -313,6 +406,10 @@ def settings(known: Mapping[str, Parameter], values: Mapping[str, object]) -> di
     Raises:
         ValueError: for an unknown name, with the closest one; for a value that does not fit.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"expected a mapping of parameters to values, {{}} for none, got {_brief(values)}"
+        )
     for name in values:
         require_known(name, known, "parameter")
     return {name: known[name].check(value) for name, value in values.items()}
@@ -349,6 +446,31 @@ def require_device(device: object) -> None:
         raise ValueError(f"device: {device!r} is not on this machine, which has {found}")
 
 
+def require_dataset(name: object) -> None:
+    """Refuse a set of `modalign.data` whose files are not here; other names are the chapter's own.
+
+    Raises:
+        FileNotFoundError: says how to get it.
+    """
+    from modalign import data
+
+    if name in data.SOURCES and (source := data.source(str(name))).folder:
+        source.find()
+
+
+def require_here(values: Mapping[str, object], known: Mapping[str, Parameter]) -> None:
+    """Refuse a run whose device or data set this machine has not.
+
+    Raises:
+        ValueError: for the device.
+        FileNotFoundError: for the data set.
+    """
+    require_device(values.get("device"))
+    # the default runs everywhere, and to ask costs the import of the loaders
+    if "dataset" in values and values["dataset"] != known["dataset"].default:
+        require_dataset(values["dataset"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Chapter:
     """A chapter in the list: its name, title, and the measured cost of each preset."""
@@ -364,11 +486,9 @@ def chapters(*, root: Folder | None = None) -> list[Chapter]:
     >>> "cka" in [chapter.name for chapter in chapters()]
     True
     """
-    import nbformat
-
     found = []
     for path in notebooks(book_root(root)):
-        cells = nbformat.read(path, as_version=4).cells
+        cells = read_notebook(path).cells
         heads = re.findall(r"^# +(.+)$", cells[0].source if cells else "", re.MULTILINE)
         title = heads[0].strip() if heads else path.stem
         found.append(Chapter(path.stem, title, costs(path.stem, root=root)))
@@ -379,29 +499,78 @@ def costs_path(chapter: str, root: Folder | None = None) -> Path:
     return notebook_path(chapter, root).parent / "costs" / f"{chapter}.json"
 
 
+def _read_costs(path: Path) -> dict[str, dict[str, typing.Any]]:
+    """The costs in a file; none where there is no file.
+
+    Raises:
+        ValueError: where it is no file of costs.
+    """
+    if not path.exists():
+        return {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        # what is shown, read here once so that a wrong file is named
+        for cost in held.values():
+            cost_text(cost), cost["machine"]["processor"], cost["machine"]["cores"], cost["key"]
+            cost["device"], cost["date"][:10]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path}: expected costs as --record-cost writes them; remove it and measure again"
+        ) from None
+    return held
+
+
+def _recorded_cost(folder: Path) -> dict[str, typing.Any] | None:
+    """What the recorded tables of a chapter took together; None where there are none."""
+    made: dict[float, dict[str, typing.Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            # two tables of one run carry the time of the run
+            made[float(held["seconds"])] = held
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: expected the provenance of a recorded table") from None
+    if not made:
+        return None
+    newest = max(made.values(), key=lambda held: held["date"])
+    cost = {name: newest[name] for name in ("machine", "device", "date")}
+    return {
+        **cost,
+        "seconds": sum(made),
+        "peak_memory_mib": max(held["peak_memory_mib"] for held in made.values()),
+        "current": True,
+        "recorded": True,
+    }
+
+
 def costs(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, typing.Any] | None]:
-    """The last measured cost of each preset: seconds, MiB, where; None where there is none.
+    """The last known cost of each preset: seconds, MiB, where; None where there is none.
 
     That of ``default`` is the stamp of the committed outputs; the others are written by
     ``modalign run CHAPTER --preset PRESET --record-cost``. ``current`` tells whether it was
-    measured on this very source.
-    """
-    import nbformat
+    measured on this very source. A preset that makes the recorded tables (``record_seeds`` above
+    0) and was not measured has the sum of what those tables took, and says so in ``recorded``.
 
+    Raises:
+        ValueError: for an unknown chapter, or a file of costs that is damaged.
+    """
     root = book_root(root)
-    notebook, path = notebook_path(chapter, root), costs_path(chapter, root)
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    held = nbformat.read(notebook, as_version=4)
+    notebook = notebook_path(chapter, root)
+    found: dict[str, dict[str, typing.Any]] = _read_costs(costs_path(chapter, root))
+    held, sets = read_notebook(notebook), presets(chapter, root=root)
     if "modalign" in held.metadata:
         found["default"] = dict(held.metadata.modalign)
     keys = {"default": chapter_key(root, notebook)}
-    for name in presets(chapter, root=root):
+    for name, values in sets.items():
         if name in found:
             key = keys.get(name) or run_key(
                 held, resolve(chapter, {}, name, root=root), chapter, source_digest(root)
             )
             found[name]["current"] = found[name]["key"] == key
-    return {name: found.get(name) for name in presets(chapter, root=root)}
+        elif typing.cast(int, values.get("record_seeds", 0)) > 0:
+            recorded = _recorded_cost(root / "results" / chapter)
+            found |= {name: recorded} if recorded else {}
+    return {name: found.get(name) for name in sets}
 
 
 def cost_text(cost: dict[str, typing.Any] | None) -> tuple[str, str]:
@@ -409,14 +578,28 @@ def cost_text(cost: dict[str, typing.Any] | None) -> tuple[str, str]:
 
     >>> cost_text({"seconds": 52.3, "peak_memory_mib": 670, "current": True})
     ('52 s', '670 MiB')
+    >>> cost_text({"seconds": 18000, "peak_memory_mib": 670, "recorded": True})
+    ('5.0 h for the recorded tables', '670 MiB')
     >>> cost_text(None)
     ('not measured', '')
     """
     if cost is None:
         return "not measured", ""
     seconds = cost["seconds"]
-    time = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return time, f"{cost['peak_memory_mib']:.0f} MiB"
+    time = f"{seconds / 3600:.1f} h"
+    if seconds < 100:
+        time = f"{seconds:.0f} s"
+    elif seconds < 2 * 3600:
+        time = f"{seconds / 60:.0f} min"
+    told = " for the recorded tables" if cost.get("recorded") else ""
+    return time + told, f"{cost['peak_memory_mib']:.0f} MiB"
+
+
+def place_text(cost: Mapping[str, typing.Any]) -> str:
+    """Where a cost was measured, as the commands and the pages show it."""
+    machine = cost["machine"]
+    device = "" if cost["device"] == "cpu" else f", {cost['device']}"
+    return f"{machine['processor']}, {machine['cores']} cores{device}"
 
 
 def written_files(folder: Path, pattern: str = "*") -> list[Path]:
@@ -471,9 +654,7 @@ def source_digest(root: Path) -> str:
 
 def chapter_key(root: Path, notebook: Path) -> str:
     """Hash all that the committed outputs of a chapter depend on, and none of the outputs."""
-    import nbformat
-
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = read_notebook(notebook).cells
     source = [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in cells]
     files = [*source_files(root), *written_files(root / "notebooks" / "presets")]
     return digest(root, files, notebook.name, json.dumps(source), platform.python_version())
@@ -504,11 +685,27 @@ def require_costable(preset: str | None, changes: Mapping[str, object]) -> None:
 def write_cost(provenance: Mapping[str, typing.Any], root: Folder | None = None) -> Path:
     """Write what a run cost as the cost of its preset."""
     path = costs_path(provenance["chapter"], root)
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = _read_costs(path)
     wanted = ("key", "seconds", "peak_memory_mib", "device", "machine", "commit", "date")
     held[provenance["preset"]] = {name: provenance[name] for name in wanted}
     path.parent.mkdir(exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(held, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: where it cannot be written; names the file.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -6,12 +6,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import typing
 from collections.abc import Mapping
 
 from modalign.rerun import inventory
-from modalign.rerun.execution import Result
+from modalign.rerun.execution import Result, scratch_folder
 from modalign.rerun.inventory import Folder
 
 if typing.TYPE_CHECKING:
@@ -31,7 +30,7 @@ def rerun_box(chapter: str, root: Path) -> str:
         time, memory = inventory.cost_text(cost)
         old = "" if cost is None or cost["current"] else " (older source)"
         rows.append(f"| `{preset}` | {time}{old} | {memory} |")
-    places = sorted({_place(cost) for cost in costs.values() if cost})
+    places = sorted({inventory.place_text(cost) for cost in costs.values() if cost})
     return "\n".join(
         [
             "````{admonition} Rerun this chapter",
@@ -41,8 +40,8 @@ def rerun_box(chapter: str, root: Path) -> str:
             f".venv/bin/modalign run {chapter} --preset default{change}",
             "```",
             "",
-            f"`modalign show {chapter}` lists the parameters, `modalign sweep {chapter}` runs a "
-            "grid of them.",
+            f"`.venv/bin/modalign show {chapter}` lists the parameters, "
+            f"`.venv/bin/modalign sweep {chapter}` runs a grid of them.",
             "",
             "| Preset | Time | Peak memory |",
             "|---|---|---|",
@@ -52,12 +51,6 @@ def rerun_box(chapter: str, root: Path) -> str:
             "````",
         ]
     )
-
-
-def _place(cost: dict[str, typing.Any]) -> str:
-    machine = cost["machine"]
-    device = "" if cost["device"] == "cpu" else f", {cost['device']}"
-    return f"{machine['processor']}, {machine['cores']} cores{device}"
 
 
 def with_box(notebook: nbformat.NotebookNode, box: str) -> nbformat.NotebookNode:
@@ -95,7 +88,7 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
     for notebook, source in sources.items():
         target = folder / notebook.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        held = with_box(nbformat.read(source, as_version=4), rerun_box(notebook.stem, root))
+        held = with_box(inventory.read_notebook(source), rerun_box(notebook.stem, root))
         nbformat.write(held, target)
 
 
@@ -118,7 +111,7 @@ def page(result: Result, *, root: Folder | None = None) -> Path:
     shown = {path: path for path in inventory.notebooks(folder)}
     chapter = inventory.notebook_path(result.chapter, folder)
     shown[chapter] = result.notebook
-    with tempfile.TemporaryDirectory(prefix="modalign-") as scratch:
+    with scratch_folder() as scratch:
         gather(folder, shown, Path(scratch) / "source")
         if build(Path(scratch) / "source", Path(scratch)) != 0:
             raise RuntimeError(f"page: {result.folder} cannot be rendered: see above")
