@@ -116,9 +116,10 @@ def provenance() -> dict[str, typing.Any]:
 
     Returns:
         ``version`` and ``commit`` of modalign (see `commit`; where it is None, ``no_commit`` says
-        why), ``python``, ``libraries`` with their versions, ``machine`` (processor, cores, system), ``device`` (the GPU's name
-        where torch is loaded and sees one), ``data`` (number, size and fingerprint of the files
-        under ``MODALIGN_DATA``; None where it is not set) and ``date`` (UTC).
+        why), ``python``, ``libraries`` with their versions, ``machine`` (processor, cores,
+        system), ``device`` (the GPU's name where torch is loaded and sees one), ``data`` (number,
+        size and fingerprint of the files under ``MODALIGN_DATA``; None where it is not set) and
+        ``date`` (UTC).
 
     >>> provenance()["version"] == modalign.__version__
     True

@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from modalign import cli, rerun
+from modalign import cli, records, rerun
 from modalign.rerun import execution, inventory, pages, reporting
 from modalign.rerun.inventory import Parameter
 
@@ -774,10 +774,10 @@ def write_run(tmp_path):
             "machine": {"processor": "p", "cores": 1, "system": "s"},
             "device": "cpu",
             "date": "2026-01-01",
-            "sha256": execution.hashlib.sha256(results.encode()).hexdigest(),
             **changes,
         }
-        (folder / "provenance.json").write_text(json.dumps(held))
+        sealed = records.seal(held, results.encode())
+        (folder / "provenance.json").write_text(json.dumps(sealed))
         (folder / "results.json").write_text(results)
         (folder / "notebook.ipynb").write_text("{}")
         return folder
