@@ -309,7 +309,7 @@ def test_a_second_call_runs_only_what_is_missing_failed_or_changed(tiny_book, tm
     assert problem.startswith("cell 5: AssertionError: no luck (see ")
     report = rerun.report(first.path)
     assert len(report.table) == 3
-    assert any("1 runs of the sweep are missing" in remark for remark in report.remarks)
+    assert any("1 run left out, failed: " in remark for remark in report.remarks)
 
     damaged = next(name for name, state in first.states.items() if state == "ran")
     os.truncate(tmp_path / damaged / "results.json", 10)
