@@ -16,7 +16,6 @@ import operator
 import os
 import pathlib
 import queue
-import shlex
 import signal
 import threading
 import time
@@ -26,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from modalign import records
+from modalign._command import command, shortest_path
 from modalign.rerun import execution, inventory
 from modalign.rerun._yaml import read_yaml
 from modalign.rerun.execution import Plan
@@ -39,6 +39,7 @@ POLL_SECONDS = 0.05
 BUSY_SECONDS = 0.5
 CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 600  # for a scheduler that restarts
+HERE = ("device", "dataset")  # parameters that name what a machine may not have
 IN_FLIGHT = 500  # tasks handed out at a time: each carries its notebook
 MOST_RUNS = 100_000  # of a sweep: more than a machine makes in a month
 EXPECTED = {
@@ -243,8 +244,8 @@ class Outcome:
         lines += self.remarks
         if not self.ok:
             lines.append("The same command again makes what is missing.")
-        command = f"modalign report {shlex.quote(str(self.path))}"
-        return "\n".join([*lines, f"Look at them with: {command}"])
+        look = command("report", shortest_path(str(self.path)))
+        return "\n".join([*lines, f"Look at them with: {look}"])
 
     __repr__ = __str__
 
@@ -259,8 +260,6 @@ def perform_on_worker(
     if Path(stop).exists():
         return "stopped", ""
     try:
-        # a worker of another machine may have no such device
-        inventory.require_device(plan.parameters.get("device"))
         state, result = execution.perform(
             plan, execution.output_folder(output), timeout=timeout, stop=Path(stop), env=env
         )
@@ -547,6 +546,7 @@ def sweep(
     Raises:
         ValueError: before anything starts, for a name or a value that does not fit, or a device
             that is not there.
+        FileNotFoundError: before anything starts, for a data set that is not there.
         OSError: for an output folder that cannot be written, or a scheduler that is not there.
     """
     if isinstance(what, str):
@@ -562,9 +562,11 @@ def sweep(
     execution.require_timeout(timeout)
     plans = execution.plans(what.chapter, what.changes(), what.preset, root=root)
     devices = {plan.parameters.get("device", "cpu") for plan in plans}
-    if scheduler is None:
-        for device in devices:
-            inventory.require_device(device)
+    if scheduler is None:  # workers of other machines see for themselves
+        known = inventory.parameters(what.chapter, root=root)
+        asked = {tuple(plan.parameters.get(name) for name in HERE): plan for plan in plans}
+        for plan in asked.values():
+            inventory.require_here(plan.parameters, known)
     there = {plan.name for plan in plans if execution.finished(Path(output) / plan.name)}
     missing = [plan for plan in plans if plan.name not in there]
     states, problems, remarks = dict.fromkeys(there, "found"), {}, []
