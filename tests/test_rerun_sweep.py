@@ -21,6 +21,7 @@ from modalign.rerun import execution, sweeping
 
 pytestmark = pytest.mark.timeout(240)
 PATIENCE = 90
+DASHBOARD = ("--dashboard-address", "127.0.0.1:0")  # dask opens one on all interfaces otherwise
 
 
 def until(happened, what):
@@ -108,12 +109,13 @@ def cluster(start, tmp_path):
             self.workers = [self.start_worker() for _ in range(2)]
 
         def start_scheduler(self):
-            options = ("--host", "127.0.0.1", "--port", port, "--no-dashboard")
+            options = ("--host", "127.0.0.1", "--port", port, *DASHBOARD)
             self.scheduler = start("dask", "scheduler", *options)
 
         def start_worker(self):
             options = ("--nworkers", 1, "--nthreads", 1, "--local-directory", tmp_path / "dask")
-            return start("dask", "worker", self.address, *options, "--no-dashboard")
+            where = ("--host", "127.0.0.1", *DASHBOARD)
+            return start("dask", "worker", self.address, *options, *where)
 
     return Cluster()
 
