@@ -64,8 +64,10 @@ def sweep(output: pathlib.Path, seeds: int) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     host, port = address.removeprefix("tcp://").split(":")
-    options = (address, "--nworkers", 1, "--nthreads", 1, "--no-dashboard")
-    scheduler = start("dask", "scheduler", "--host", host, "--port", port, "--no-dashboard")
+    # dask opens the dashboard's port on all interfaces unless it is told where
+    here = ("--host", host, "--dashboard-address", f"{host}:0")
+    options = (address, "--nworkers", 1, "--nthreads", 1, *here)
+    scheduler = start("dask", "scheduler", "--port", port, *here)
     workers = [start("dask", "worker", *options, "--local-directory", output) for _ in range(2)]
     total, kills = 2 * seeds, []
 

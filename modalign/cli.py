@@ -415,8 +415,8 @@ def _report(
         found = rerun.report(
             path, by=list(by) or None, metric=list(metric) or None, baseline=baseline
         )
+        print(found)  # first, lest it is lost where nothing can be written
         folder = found.write(output)
-        print(found)
         print(f"\nTables, figure and page are in {folder}" + "\n" * (path != paths[-1]))
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import glob
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import modalign
 
@@ -23,16 +27,41 @@ if typing.TYPE_CHECKING:
 Task = typing.TypeVar("Task")
 Found = typing.TypeVar("Found")
 
+AGAIN = "make the run again, or restore both files from git"
 LIBRARIES = ("torch", "numpy", "scikit-learn", "torchmetrics", "jaxtyping")
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says of the checkout the package lies in; None where it lies in none."""
+def _git(*arguments: str) -> str:
+    """What git says of the checkout the package lies in.
+
+    Raises:
+        LookupError: where it says nothing, with the reason.
+    """
     here = pathlib.Path(modalign.__file__).parents[1]
     if not (here / ".git").exists():
-        return None
-    answer = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True)
-    return answer.stdout.strip() if answer.returncode == 0 else None
+        raise LookupError(f"{here} is no git checkout")
+    try:
+        answer = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True)
+    except OSError as error:
+        raise LookupError(f"git does not start: {error.strerror}") from None
+    if answer.returncode:
+        # the first line says what it is, the others how to change it
+        said = answer.stderr.strip() or f"it ended with status {answer.returncode}"
+        raise LookupError(f"git refuses: {said.splitlines()[0]}")
+    return answer.stdout.strip()
+
+
+def commit() -> tuple[str | None, str | None]:
+    """The commit of modalign, and where there is none the reason.
+
+    The commit ends in ``+changes`` where tracked files of the package differ from it.
+    """
+    try:
+        found = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "modalign")
+    except LookupError as error:
+        return None, str(error)
+    return found + ("+changes" if changed else ""), None
 
 
 def library_version(library: str) -> str | None:
@@ -86,23 +115,22 @@ def provenance() -> dict[str, typing.Any]:
     """Say what produced a result: code, libraries, machine and time.
 
     Returns:
-        ``version`` and ``commit`` of modalign (the commit ends in ``+changes`` where tracked
-        files differed from it, and is None outside a checkout), ``python``, ``libraries``
-        with their versions, ``machine`` (processor, cores, system), ``device`` (the GPU's name
-        where torch is loaded and sees one), ``data`` (number, size and fingerprint of the files
-        under ``MODALIGN_DATA``; None where it is not set) and ``date`` (UTC).
+        ``version`` and ``commit`` of modalign (see `commit`; where it is None, ``no_commit`` says
+        why), ``python``, ``libraries`` with their versions, ``machine`` (processor, cores,
+        system), ``device`` (the GPU's name where torch is loaded and sees one), ``data`` (number,
+        size and fingerprint of the files under ``MODALIGN_DATA``; None where it is not set) and
+        ``date`` (UTC).
 
     >>> provenance()["version"] == modalign.__version__
     True
     """
     # a process that never loaded torch has computed nothing on a GPU
     torch = sys.modules.get("torch")
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    if commit and _git("status", "--porcelain", "--untracked-files=no", "--", "modalign"):
-        commit += "+changes"
+    found, reason = commit()
     return {
         "version": modalign.__version__,
-        "commit": commit,
+        "commit": found,
+        **({"no_commit": reason} if reason else {}),
         "python": platform.python_version(),
         "libraries": {name: library_version(name) for name in LIBRARIES},
         "machine": {
@@ -114,6 +142,77 @@ def provenance() -> dict[str, typing.Any]:
         "data": _data(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _seal_of(record: Mapping[str, typing.Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "seal"}
+    return _digest(json.dumps(rest, sort_keys=True).encode())
+
+
+def seal(record: Mapping[str, typing.Any], content: bytes) -> dict[str, typing.Any]:
+    """Add two checksums to the record of a file: ``sha256`` of the file, ``seal`` of the record.
+
+    They find what was damaged or edited; they are no signature.
+
+    Args:
+        record: what a JSON file is to hold.
+        content: of the file that it tells of.
+
+    Raises:
+        TypeError: for a record that is not plain data.
+
+    >>> record = seal({"rows": 2}, b"0.5")
+    >>> seal_broken(record, b"0.5"), seal_broken(record, b"0.9")
+    (None, 'the file is not the one that was written')
+    >>> seal_broken({**record, "rows": 3}, b"0.5")
+    'its record is not the one that was written'
+    """
+    # as it will be read: a tuple is a list there, and a key a text
+    plain = json.loads(json.dumps({**record, "sha256": _digest(content)}))
+    return {**plain, "seal": _seal_of(plain)}
+
+
+def seal_broken(record: Mapping[str, typing.Any], content: bytes) -> str | None:
+    """What a file and its record say against each other; None where they are as written."""
+    if "seal" not in record or "sha256" not in record:
+        return "its record has no checksum"
+    if record["seal"] != _seal_of(record):
+        return "its record is not the one that was written"
+    if record["sha256"] != _digest(content):
+        return "the file is not the one that was written"
+    return None
+
+
+def write_whole(path: str | pathlib.Path, content: bytes) -> None:
+    """Write a file so that there is the old one or the new one, and never a part.
+
+    Raises:
+        OSError: where it cannot be written; it names the file, the reason and the room left.
+    """
+    path = pathlib.Path(path)
+    scratch = path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}")
+    try:
+        try:
+            with open(scratch, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
+    """The error of a file that could not be written: what, why, and the room on its disk."""
+    there = next((each for each in path.absolute().parents if each.is_dir()), None)
+    room = f"; its disk has {shutil.disk_usage(there).free / 2**20:,.0f} MiB free" if there else ""
+    return OSError(error.errno, f"cannot write {path}: {error.strerror or error}{room}")
 
 
 def results_folder() -> pathlib.Path:
@@ -140,7 +239,9 @@ def save(
     seconds: float,
     folder: str | pathlib.Path | None = None,
 ) -> pathlib.Path:
-    """Write ``name.csv`` and its provenance ``name.json``, each atomically.
+    """Write ``name.csv`` and its provenance ``name.json``, both or neither.
+
+    The provenance holds the table's SHA-256 and a checksum of its own, which `load` compares.
 
     Args:
         table: one row a measurement, tidy.
@@ -154,12 +255,12 @@ def save(
 
     Raises:
         ValueError: for an empty table.
+        OSError: where a file cannot be written.
     """
     if table.empty:
         raise ValueError(f"save: table for {name!r} has no row; a recorded run has at least one")
     path = pathlib.Path(folder) if folder is not None else results_folder()
     path = path / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "parameters": parameters,
         "rows": len(table),
@@ -167,15 +268,40 @@ def save(
         "peak_memory_mib": round(peak_memory(), 1),
         **provenance(),
     }
-    texts = {
-        path: table.to_csv(index=False, float_format="%.5g"),
-        path.with_suffix(".json"): json.dumps(record, indent=2) + "\n",
-    }
-    for target, text in texts.items():
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
-        scratch.write_text(text)
-        scratch.replace(target)
+    if "no_commit" in record:
+        warnings.warn(f"{path}: no commit is recorded: {record['no_commit']}", stacklevel=2)
+    content = table.to_csv(index=False, float_format="%.5g", lineterminator="\n").encode()
+    _write_pair(path, content, record)
     return path
+
+
+def _pending(path: pathlib.Path, digest: str) -> pathlib.Path:
+    """Where a table waits until its provenance is in its place."""
+    return path.with_name(f".{path.name}.{digest[:16]}")
+
+
+def _write_pair(path: pathlib.Path, content: bytes, record: Mapping[str, typing.Any]) -> None:
+    """Replace a table and its provenance in one step, which is the renaming of the provenance.
+
+    Before it the old pair is whole; after it `load` finds the new table, here or in its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    sealed = seal(record, content)
+    text = json.dumps(sealed, indent=2) + "\n"
+    pending = _pending(path, sealed["sha256"])
+    write_whole(pending, content)
+    try:
+        write_whole(path.with_suffix(".json"), text.encode())
+    except BaseException:
+        pending.unlink(missing_ok=True)
+        raise
+    pending.replace(path)
+    for name in (path.name, path.with_suffix(".json").name):
+        for left in path.parent.glob(f".{glob.escape(name)}.*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
 
 
 def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
@@ -183,22 +309,32 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: where the table or its provenance is missing.
-        ValueError: where the table has another number of rows than its provenance says.
+        ValueError: where the table or its provenance is not as `save` wrote it.
     """
     import pandas as pd
 
     path = (pathlib.Path(folder) if folder is not None else results_folder()) / f"{name}.csv"
-    if not path.exists():
+    record = path.with_suffix(".json")
+    if not record.exists():
         raise FileNotFoundError(
-            f"load: no run {path}; its chapter's gpu preset makes it (results/README.md)"
+            f"load: no run {record}; its chapter's gpu preset makes it (results/README.md)"
         )
-    table = pd.read_csv(path)
-    table.attrs = json.loads(path.with_suffix(".json").read_text())
-    if len(table) != table.attrs["rows"]:
-        raise ValueError(
-            f"load: {path} has {len(table)} rows, its provenance says {table.attrs['rows']}; "
-            "make the run again"
-        )
+    try:
+        made = json.loads(record.read_bytes())
+    except ValueError:
+        made = None
+    if not isinstance(made, dict):
+        raise ValueError(f"load: {record} is damaged: it holds no JSON object; {AGAIN}")
+    pending = _pending(path, str(made.get("sha256")))
+    if pending.exists():  # of a `save` that was ended between its two steps
+        pending.replace(path)
+    if not path.exists():
+        raise FileNotFoundError(f"load: no table {path} beside its provenance; {AGAIN}")
+    content = path.read_bytes()
+    if broken := seal_broken(made, content):
+        raise ValueError(f"load: {path} and {record.name}: {broken}; {AGAIN}")
+    table = pd.read_csv(io.BytesIO(content))
+    table.attrs = made
     return table
 
 

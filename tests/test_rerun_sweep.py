@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import os
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -19,6 +21,7 @@ from modalign.rerun import execution, sweeping
 
 pytestmark = pytest.mark.timeout(240)
 PATIENCE = 90
+DASHBOARD = ("--dashboard-address", "127.0.0.1:0")  # dask opens one on all interfaces otherwise
 
 
 def until(happened, what):
@@ -106,12 +109,13 @@ def cluster(start, tmp_path):
             self.workers = [self.start_worker() for _ in range(2)]
 
         def start_scheduler(self):
-            options = ("--host", "127.0.0.1", "--port", port, "--no-dashboard")
+            options = ("--host", "127.0.0.1", "--port", port, *DASHBOARD)
             self.scheduler = start("dask", "scheduler", *options)
 
         def start_worker(self):
             options = ("--nworkers", 1, "--nthreads", 1, "--local-directory", tmp_path / "dask")
-            return start("dask", "worker", self.address, *options, "--no-dashboard")
+            where = ("--host", "127.0.0.1", *DASHBOARD)
+            return start("dask", "worker", self.address, *options, *where)
 
     return Cluster()
 
@@ -142,6 +146,24 @@ def test_a_sweep_is_every_combination_with_every_seed(tiny_book):
         ({"rate": [1]}, {"parameters": {"rate": 2}}, "rate: is both fixed and swept"),
         ({"seed": [1]}, {"seeds": 2}, "seed: is both fixed and swept"),
         ({}, {"seeds": -1}, "seeds: expected a number of seeds"),
+        ({}, {"seeds": True}, "seeds: expected a number of seeds.*got True"),
+        ({}, {"seeds": 1.5}, "seeds: expected a number of seeds.*got 1.5"),
+        ({}, {"seeds": "3"}, "seeds: expected a number of seeds.*got '3'"),
+        ({}, {"seeds": {"a": 1}}, "seeds: expected a number of seeds.*got {'a': 1}"),
+        ({}, {"seeds": [0, 0.5]}, "seeds: expected a number of seeds.*got"),
+        ({}, {"seeds": [3, 4, 3]}, "seed: a value is given twice"),
+        ({}, {"seeds": 10**9}, "sweep: expected 100,000 runs or fewer, got 1,000,000,000"),
+        ({"seed": range(10**9)}, {}, "sweep: expected 100,000 runs or fewer"),
+        (
+            {"rate": range(1000)},
+            {"seeds": 101},
+            "sweep: expected 100,000 runs or fewer, got 101,000",
+        ),
+        ({"rate": {"a": 1}}, {}, "grid: rate: expected a list of one or more values"),
+        ({"rate": None}, {}, "grid: rate: expected a list of one or more values, got None"),
+        ({1: [1]}, {}, "grid: expected parameters with a list of values each"),
+        (["rate"], {}, r"grid: expected parameters.*such as {seed: \[0, 1\]}, got \['rate'\]"),
+        ({}, {"parameters": ["rate"]}, "parameters: expected parameters with a value each"),
         ({}, {"preset": "somke"}, "preset: there is no 'somke'"),
     ],
 )
@@ -196,7 +218,26 @@ def test_flags_print_the_file_that_makes_the_same_sweep(tiny_book, capsys):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[1", "no YAML"),
+        ("[1", "mine.yml: line 1: expected ',' or"),
+        ("", "a mapping with the key chapter"),
+        ("chapter: [tiny]", r"mine.yml: chapter: expected a name, got \['tiny'\]"),
+        ("chapter:", "mine.yml: chapter: there is no ''"),
+        ("chapter: tiny\npreset: 3", "mine.yml: preset: expected a name, got 3"),
+        ("chapter: tiny\ngrid: [rate]", "mine.yml: grid: expected parameters with a list"),
+        ("chapter: tiny\ngrid: 0", "mine.yml: grid: expected parameters with a list"),
+        ("chapter: tiny\ngrid: {rate: 0.1}", "mine.yml: grid: rate: expected a list of one"),
+        ("chapter: tiny\ngrid: {rate: [0.1], rate: [0.3]}", "line 2: rate is given twice"),
+        ("chapter: tiny\ngrid: {rate: [1e-3]}", "grid: rate: expected float.*got '1e-3'"),
+        ("chapter: tiny\nparameters: [a]", "mine.yml: parameters: expected parameters with"),
+        ("chapter: tiny\nparameters: false", "mine.yml: parameters: expected parameters with"),
+        ("chapter: tiny\nseeds: true", "mine.yml: seeds: expected a number of seeds"),
+        ("chapter: tiny\nseeds: {a: 1}", "mine.yml: seeds: expected a number of seeds"),
+        ("chapter: tiny\nseeds: 1000000000", "mine.yml: sweep: expected 100,000 runs or fewer"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{n}: &{n} [{','.join(['*' + chr(ord(n) - 1)] * 9)}]\n" for n in "bcdefghi"),
+            "mine.yml: line 1: more than 500,000 values, those of aliases included",
+        ),
         ("grid: {}", "a mapping with the key chapter"),
         ("chapter: tiny\ngird: {}", "key: there is no 'gird'.*did you mean 'grid'"),
         ("chapter: tiny\ngrid: {rate: [x]}", "rate: expected float"),
@@ -205,8 +246,58 @@ def test_flags_print_the_file_that_makes_the_same_sweep(tiny_book, capsys):
 def test_a_file_that_is_no_sweep_is_refused(tiny_book, text, problem):
     root = tiny_book()
     (root / "mine.yml").write_text(text)
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match=problem) as info:
         rerun.read_sweep(root / "mine.yml")
+    assert "\n" not in str(info.value)
+
+
+def test_a_key_with_nothing_behind_it_was_not_given(tiny_book):
+    root = tiny_book()
+    (root / "mine.yml").write_text("chapter: tiny\ngrid:\nseeds:\npreset:\nparameters:\n")
+    assert rerun.read_sweep(root / "mine.yml") == rerun.define_sweep("tiny", {})
+
+
+def test_numbers_of_numpy_are_numbers(tiny_book):
+    tiny_book()
+    made = rerun.define_sweep("tiny", {"rate": np.linspace(0, 1, 3)}, seeds=np.int64(2))
+    assert made == rerun.define_sweep("tiny", {"rate": [0, 0.5, 1]}, seeds=np.arange(2))
+    assert made.to_yaml()
+
+
+def test_what_is_refused_has_written_nothing(tiny_book, monkeypatch, capsys):
+    root = tiny_book()
+    before = sorted(root.rglob("*"))
+    monkeypatch.setattr(sweeping, "CONNECT_SECONDS", 1)
+    assert cli.main(["sweep", "tiny", "--seeds", "2", "--scheduler", "tcp://127.0.0.1:9"]) == 1
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert cli.main(["sweep", "tiny", "--seeds", "2", "--scheduler", "tcp://127.0.0.1:9"]) == 1
+    assert "distributed" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="sweep: expected a chapter or a sweep, got 3"):
+        rerun.sweep(3)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_sweep_here_needs_no_dask(tiny_book, tmp_path, monkeypatch):
+    tiny_book()
+    for name in ("dask", "distributed"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert rerun.sweep("tiny", {}, seeds=1, output=tmp_path).ok
+
+
+def test_a_disk_that_is_full_is_named_and_loses_nothing(tiny_book, tmp_path, monkeypatch):
+    tiny_book()
+    output = tmp_path / "out"
+    done = rerun.sweep("tiny", {}, seeds=1, output=output)
+    held = done.path.read_bytes()
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*\.yml: No space left on device; its disk"):
+        rerun.sweep("tiny", {}, seeds=1, output=output)
+    assert done.path.read_bytes() == held
+    assert rerun.report(done.path).table.shape[0] == 1
 
 
 # on this machine
@@ -220,7 +311,7 @@ def test_a_second_call_runs_only_what_is_missing_failed_or_changed(tiny_book, tm
     assert problem.startswith("cell 5: AssertionError: no luck (see ")
     report = rerun.report(first.path)
     assert len(report.table) == 3
-    assert any("1 runs of the sweep are missing" in remark for remark in report.remarks)
+    assert any("1 run left out, failed: " in remark for remark in report.remarks)
 
     damaged = next(name for name, state in first.states.items() if state == "ran")
     os.truncate(tmp_path / damaged / "results.json", 10)
@@ -237,16 +328,70 @@ def test_a_second_call_runs_only_what_is_missing_failed_or_changed(tiny_book, tm
     assert differences["mean"].tolist() == pytest.approx([0.5, 1])
 
 
-def test_workers_get_a_gpu_each(monkeypatch):
-    import distributed
-
+def test_workers_get_a_gpu_each(tiny_book, tmp_path, monkeypatch):
+    tiny_book("import os\nkeep('card', os.environ.get('CUDA_VISIBLE_DEVICES'))")
+    (plan, other) = execution.plans("tiny", [{"slow": 1}, {"slow": 2}])
+    output = execution.output_folder(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with (
-        sweeping._local_cluster(None, sweeping.gpus()) as address,
-        distributed.Client(address) as client,
-    ):
-        found = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
-    assert sorted(found.values()) == ["2", "5"]
+    workers = sweeping._Here(2, sweeping.gpus())
+    try:
+        futures = [workers.submit(each, str(output), None, "nowhere") for each in (plan, other)]
+        assert [workers.answer(future) for future in futures] == [("ran", "")] * 2
+    finally:
+        workers.close()
+    cards = {rerun.Result(output / each.name).values["card"] for each in (plan, other)}
+    assert cards == {"2", "5"}
+
+
+def listening(process):
+    """The addresses that a process and its children listen on, by whether it is a child."""
+    found = {False: set(), True: set()}
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets = each.net_connections("inet")
+            listen = {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN or not s.raddr}
+            found[each != process] |= listen
+    return found
+
+
+def test_a_sweep_here_listens_on_nothing_and_its_kernels_on_loopback(tiny_book, tmp_path, start):
+    tiny_book()
+    flags = ("--grid", "slow=5,6", "--jobs", 2, "-o", tmp_path / "out")
+    process = start("modalign", "sweep", "tiny", *flags)
+    own, kernels = set(), set()
+
+    def look():
+        found = listening(psutil.Process(process.pid))
+        own.update(found[False])
+        kernels.update(found[True])
+        return kernels and count(tmp_path / "out", "started") == 2
+
+    until(look, "both kernels")
+    end = time.monotonic() + 3  # and what they open later
+    while time.monotonic() < end:
+        look()
+        time.sleep(0.1)
+    assert len(psutil.Process(process.pid).children(recursive=True)) >= 2
+    assert own == set()
+    assert kernels == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("seconds", [0, 0.4, 1.2])
+def test_an_early_ctrl_c_ends_a_sweep_without_a_traceback(tiny_book, tmp_path, start, seconds):
+    tiny_book()
+    output = tmp_path / "out"
+    flags = ("--grid", "slow=300", "--seeds", 3, "--jobs", 2, "-o", output)
+    process = start("modalign", "sweep", "tiny", *flags)
+    until(output.exists, "the sweep to begin")
+    time.sleep(seconds)
+    children = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130, process.said()
+    assert "Traceback" not in process.said()
+    assert not alive(children)
+    assert count(output, "finished") == count(output, "failed") == 0
+    assert not list((output / execution.LOCKS).glob("go-*"))
+    assert not list((output / execution.LOCKS).glob("stop-*"))
 
 
 def test_ctrl_c_ends_the_kernels_and_keeps_what_is_finished(tiny_book, tmp_path, start):

@@ -1,10 +1,11 @@
 """A sweep on Slurm: workers are jobs, and this script, on the login node, coordinates.
 
 python -m pip install dask-jobqueue
-python book/scale/slurm.py
+DASK_CONFIG=book/scale/tls.yaml python book/scale/slurm.py
 """
 
 from dask_jobqueue import SLURMCluster
+from distributed.security import Security
 
 from modalign import rerun
 
@@ -14,13 +15,20 @@ if __name__ == "__main__":
         queue="gpu",
         account="project",
         walltime="02:00:00",
+        # yours: the network that the nodes share; with TLS nobody connects without the certificate
+        interface="ib0",
+        security=Security(),
+        scheduler_options={"dashboard_address": "127.0.0.1:8787"},
         # a job is one worker, which makes one run at a time
         cores=1,
         processes=1,
         memory="8GB",
         job_extra_directives=["--gres=gpu:1"],
         # a worker that reaches its walltime in the middle of a run ends itself before
-        worker_extra_args=["--lifetime", "110m", "--lifetime-stagger", "5m"],
+        worker_extra_args=[
+            *("--lifetime", "110m", "--lifetime-stagger", "5m"),
+            *("--dashboard-address", "127.0.0.1:0"),
+        ],
     ) as cluster:
         cluster.adapt(minimum_jobs=0, maximum_jobs=8)
         outcome = rerun.sweep(
@@ -29,6 +37,6 @@ if __name__ == "__main__":
             seeds=5,
             parameters={"device": "cuda"},
             output="runs",
-            scheduler=cluster.scheduler_address,
+            scheduler=cluster,
         )
     print(outcome)

@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import errno
 import fcntl
-import hashlib
 import html
 import json
 import math
@@ -329,6 +328,7 @@ def execute(
     timeout: float | None = None,
     progress: bool | dict[str, typing.Any] = False,
     stop: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Execution:
     """Execute a notebook with papermill in a kernel of its own; a failure is told, not raised."""
     import nbclient.exceptions
@@ -354,7 +354,7 @@ def execute(
                 progress_bar=progress,
                 watch=watch,
                 scratch=scratch,
-                start={"cwd": str(cwd), "env": kernel_environment(scratch)},
+                start={"cwd": str(cwd), "env": {**kernel_environment(scratch), **(env or {})}},
             )
         except (LostOutput, nbclient.exceptions.CellTimeoutError):
             watch.ended = "lost"
@@ -536,17 +536,16 @@ class Result:
             self.values: dict[str, typing.Any] = json.loads(texts[RESULTS], object_hook=_unstrict)
             self.values.items()
             json.loads((self.folder / NOTEBOOK).read_bytes())
-            recorded = self.provenance["sha256"]
+            broken = records.seal_broken(self.provenance, texts[RESULTS])
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"run: no run in {self.folder}: {error.filename} is missing"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"run: {self.folder} is damaged: make the run again") from None
-        if hashlib.sha256(texts[RESULTS]).hexdigest() != recorded:
+        if broken:
             raise ValueError(
-                f"run: {self.folder / RESULTS} is damaged: it is not the file that the run wrote; "
-                "make the run again"
+                f"run: {self.folder / RESULTS} is damaged: {broken}; make the run again"
             )
 
     @property
@@ -649,13 +648,12 @@ def keep(plan: Plan, made: Execution, output: Path) -> Result:
         "seconds": made.seconds,
         "peak_memory_mib": made.peak_memory_mib,
         "failure": dataclasses.asdict(made.failure) if made.failure else None,
-        "sha256": hashlib.sha256(results.encode()).hexdigest(),
         **made.made,
     }
     texts = {
         NOTEBOOK: nbformat.writes(made.notebook, version=4) + "\n",
         RESULTS: results,
-        PROVENANCE: json.dumps(held, indent=1) + "\n",
+        PROVENANCE: json.dumps(records.seal(held, results.encode()), indent=1) + "\n",
     }
     try:
         _place(texts, output, plan.name, name)
@@ -793,6 +791,7 @@ def perform(
     timeout: float | None = None,
     progress: bool | dict[str, typing.Any] = False,
     stop: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[str, Result | None]:
     """Make a run unless it is there: ``found``, ``ran``, ``failed``, ``stopped`` or ``busy``.
 
@@ -824,7 +823,13 @@ def perform(
         _note(plan, output, "started")
         try:
             made = execute(
-                notebook, plan.changed, cwd=root, timeout=timeout, progress=progress, stop=stop
+                notebook,
+                plan.changed,
+                cwd=root,
+                timeout=timeout,
+                progress=progress,
+                stop=stop,
+                env=env,
             )
         except BaseException:
             _note(plan, output, "stopped")
