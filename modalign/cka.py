@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalign import _numerics as numerics
+from modalign import _cka as numerics
 from modalign._checks import checked, require_choice, require_rows
-from modalign._numerics import DegenerateError as DegenerateError
-from modalign._numerics import Number
-from modalign._numerics import standardize as _standardize  # noqa: F401  (shown by the chapter)
+from modalign._cka import DegenerateError as DegenerateError
+from modalign._cka import Number
+from modalign._cka import standardize as _standardize  # noqa: F401  (shown by the chapter)
 
 if TYPE_CHECKING:
-    from modalign._minibatch import MinibatchCKA as MinibatchCKA
+    from modalign._cka_minibatch import MinibatchCKA as MinibatchCKA
 
 Kernel = str | Callable[[Tensor], Tensor]
 
@@ -44,8 +44,8 @@ def hsic(
     """Hilbert-Schmidt independence criterion of two Gram matrices (eq-hsic; paper eq. 1).
 
     Args:
-        k, l: symmetric Gram matrices of the same n examples. Build them from centred features:
-            in float32, products of features with a large mean have already lost their digits.
+        k, l: symmetric Gram matrices of the same n examples, from centred features: in float32,
+            products of features with a large mean have already lost their digits.
         unbiased: the estimator of Song et al. (2012; eq-unbiased), which may be negative; n >= 4.
 
     Returns:
@@ -62,7 +62,7 @@ def hsic(
     n = len(k)
     require_rows(n, 4 if unbiased else 2, "k", "unbiased HSIC" if unbiased else "HSIC")
     (k, k_size), (l, l_size) = numerics.rescaled_grams(n, k=k, l=l)
-    inner = (_center_(k, unbiased) * _center_(l, unbiased)).sum()
+    inner = numerics.inner(_center_(k, unbiased), _center_(l, unbiased))
     factor = n * (n - 3) if unbiased else (n - 1) ** 2  # eq-unbiased, eq-hsic
     return numerics.in_range(inner, k_size * l_size / factor, "k, l: their HSIC")
 
@@ -82,7 +82,7 @@ def cka(
     The linear kernel takes O(min(n^2 (d1 + d2), n d1 d2 + n d1^2 + n d2^2)) time, and its gradient
     as much again; other kernels, and second derivatives, take O(n^2) memory. Features of any unit
     and mean keep their digits. Half precision is computed in float32, under autocast too.
-    torch.compile runs the function as it is, outside of its graph.
+    torch.compile runs it as it is, outside of its graph: not with ``fullgraph=True``.
 
     Args:
         x, y: representations of the same n examples, one a row, in the same order.
@@ -129,7 +129,7 @@ class _Grams(NamedTuple):
 
 
 class _Covariances(NamedTuple):
-    """The right side of eq-sides: products of centred features, (d1, d2), (d1, d1), (d2, d2)."""
+    """The right side: products of centred features."""
 
     xy: Tensor
     xx: Tensor
@@ -157,9 +157,8 @@ def _products(x: Tensor, y: Tensor, debiased: bool) -> numerics.Products:
         return numerics.Products.read(_Covariances(xy, xx, yy), (kl, kk, ll), (kk, ll))
     k, l = x.square().sum(1), y.square().sum(1)
     k_off, l_off = _off(k), _off(l)
-    side = _Covariances(xy, xx, yy, k_off, l_off)
-    less = k @ l_off, k @ k_off, l @ l_off
-    return numerics.Products.read(side, (kl, kk, ll), (kk, ll), less)
+    side, less = _Covariances(xy, xx, yy, k_off, l_off), (k @ l_off, k @ k_off, l @ l_off)
+    return numerics.Products.read(side, (kl, kk, ll), (kk, ll), less)  # eq-debiased
 
 
 def _off(k: Tensor) -> Tensor:
@@ -169,12 +168,13 @@ def _off(k: Tensor) -> Tensor:
 
 
 def _gradient(
-    x: Tensor, y: Tensor, side: _Grams | _Covariances, pull: float, push: float
+    x: Tensor, y: Tensor, side: Any, k_norm: float, l_norm: float, value: float, factor: float
 ) -> Tensor:
-    """(pull L - push K) X for centred K and L: eq-gradient, given its two weights."""
+    """factor 2 (L / |L| - CKA K / |K|) X / |K| for centred K and L (eq-gradient)."""
+    pull, push = 2 * factor / k_norm / l_norm, 2 * factor * value / k_norm / k_norm
     if isinstance(side, _Grams):
         return torch.sub(side.l * pull, side.k, alpha=push) @ x
-    if side.k_off is None or side.l_off is None:
+    if side.k_off is None:
         return (x @ side.xx).addmm_(y, side.xy.T, beta=-push, alpha=pull)
     off = torch.sub(side.l_off * pull, side.k_off, alpha=push)
     grad = torch.addcmul(off / len(x) @ x, x, off[:, None], value=-1)  # its columns sum to zero
@@ -189,22 +189,18 @@ def cka_matrix(
     *,
     debiased: bool = True,
 ) -> Float[Tensor, "l1 l2"]:
-    """Linear CKA of every layer of one network with every layer of another.
+    """Linear CKA of every layer of one network with every layer of another, without gradient.
 
-    O(n^2 D + L1 L2 n^2) time and O((L1 + L2) n^2) memory for D features in all. For more than a
-    few thousand examples, accumulate :class:`MinibatchCKA` instead.
+    O(n^2 D + L1 L2 n^2) time and O((L1 + L2) n^2) memory for D features in all: for more than a
+    few thousand examples, accumulate :class:`MinibatchCKA`.
 
     Args:
         xs: activations of the first network, one tensor a layer, (n, ...) flattened to (n, d).
         ys: activations of the second on the same examples; None compares ``xs`` with itself.
         debiased: as in :func:`cka`, but on by default, since the bias grows with a layer's width.
 
-    Returns:
-        (len(xs), len(ys)) values, without gradient.
-
     Raises:
-        ValueError: as :func:`cka`, naming the layer; also for an empty list.
-        TypeError: where a layer is not a floating-point tensor.
+        ValueError, TypeError: as :func:`cka`, naming the layer; also for an empty list.
 
     >>> x = torch.arange(24.0).reshape(8, 3).sin()
     >>> [round(value, 4) for value in cka_matrix([x, x.square()]).diagonal().tolist()]
@@ -218,7 +214,7 @@ def cka_matrix(
 
 def __getattr__(name: str) -> Any:
     if name == "MinibatchCKA":  # eq-minibatch; it takes torchmetrics, which is slow to import
-        from modalign._minibatch import MinibatchCKA
+        from modalign._cka_minibatch import MinibatchCKA
 
         return MinibatchCKA
     raise AttributeError(f"module 'modalign.cka' has no attribute {name!r}")

@@ -8,7 +8,7 @@ import torchmetrics
 from jaxtyping import Float
 from torch import Tensor
 
-from modalign import _numerics as numerics
+from modalign import _cka as numerics
 from modalign._checks import checked, require_rows
 from modalign.cka import _products
 

@@ -1,7 +1,7 @@
-"""What keeps the digits of the method files: types, scales, and what is only rounding.
+"""What keeps the digits of ``modalign.cka``: types, scales, and what is only rounding.
 
-Nothing here belongs to a method's equations. Numbers that a decision hangs on are read from the
-device together, since on a GPU each reading waits for all that was started before.
+The two lines that complete an equation of the chapter carry its label. Numbers that a decision
+hangs on are read from the device together, since on a GPU each reading waits for all before it.
 """
 
 import contextlib
@@ -197,7 +197,7 @@ def by_grams(
     """CKA of any kernel by its (n, n) Gram matrices, differentiated by autograd."""
     k, k_norm = centred_gram(x, "x", kernel, threshold, debiased, center)
     l, l_norm = centred_gram(y, "y", kernel, threshold, debiased, center)
-    return (k * l).sum() / (k_norm * l_norm)
+    return inner(k, l) / (k_norm * l_norm)  # eq-cka, eq-debiased
 
 
 def centred_gram(
@@ -317,7 +317,7 @@ class ClosedForm(torch.autograd.Function):
         found = compare(x, y, debiased, products)
         kl, kk, ll = found.terms
         k_norm, l_norm = root(kk, found.least[0], "x"), root(ll, found.least[1], "y")
-        value = kl / (k_norm * l_norm)
+        value = kl / (k_norm * l_norm)  # eq-cka, eq-debiased
         ctx.debiased, ctx.gradient, ctx.center = debiased, gradient, center
         ctx.side, ctx.value, ctx.norms, ctx.scales = (
             type(found.side),
@@ -333,21 +333,18 @@ class ClosedForm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, a, b, *parts = ctx.saved_tensors
         (k_norm, l_norm), (x_scale, y_scale) = ctx.norms, ctx.scales
-        side, x_grad, y_grad = ctx.side(*parts), None, None
+        side, value, x_grad, y_grad = ctx.side(*parts), ctx.value, None, None
         with without_autocast(x):
             if torch.is_grad_enabled():  # create_graph=True
                 return *second_derivatives(ctx, x, y, grad), None, None, None, None
-            weight = 2 * grad.item()
+            weight = grad.item()
             if ctx.needs_input_grad[0]:
-                push, pull = ctx.value / k_norm, 1 / l_norm
-                factor = weight / k_norm / x_scale
-                x_grad = ctx.gradient(a, b, side, factor * pull, factor * push).to(x.dtype)
+                x_grad = ctx.gradient(a, b, side, k_norm, l_norm, value, weight / x_scale)
+                x_grad = x_grad.to(x.dtype)
             if ctx.needs_input_grad[1]:
-                push, pull = ctx.value / l_norm, 1 / k_norm
-                factor = weight / l_norm / y_scale
-                y_grad = ctx.gradient(b, a, side.swapped(), factor * pull, factor * push).to(
-                    y.dtype
-                )
+                side = side.swapped()
+                y_grad = ctx.gradient(b, a, side, l_norm, k_norm, value, weight / y_scale)
+                y_grad = y_grad.to(y.dtype)
         return x_grad, y_grad, None, None, None, None
 
 
