@@ -35,6 +35,17 @@ def by_autograd(x: Tensor, y: Tensor) -> Tensor:
     return (x.T @ y).square().sum() / norms
 
 
+def debiased_by_autograd(x: Tensor, y: Tensor) -> Tensor:
+    """The same, debiased: what U-centring takes off, from the diagonals of the Gram matrices."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    n, k, l = len(x), x.square().sum(1), y.square().sum(1)
+
+    def term(product: Tensor, k: Tensor, l: Tensor) -> Tensor:
+        return product.square().sum() - (n * (k * l).sum() - k.sum() * l.sum() / (n - 1)) / (n - 2)
+
+    return term(x.T @ y, k, l) / (term(x.T @ x, k, k) * term(y.T @ y, l, l)).sqrt()
+
+
 def losses(repeats: int) -> list[dict]:
     rows = []
     for n, d in SHAPES:
@@ -47,6 +58,7 @@ def losses(repeats: int) -> list[dict]:
                 "ours debiased": step(lambda x, y: cka(x, y, debiased=True), x, y),
                 "pytorch-cka": step(cka_from_features, x, y),
                 "feature side by autograd": step(by_autograd, x, y),
+                "the same, debiased": step(debiased_by_autograd, x, y),
             },
             repeats,
             f"{n} x {d}",
@@ -63,6 +75,8 @@ def losses(repeats: int) -> list[dict]:
                 ("ours", "pytorch-cka"),
                 ("ours debiased", "pytorch-cka"),
                 ("ours", "feature side by autograd"),
+                ("ours debiased", "feature side by autograd"),
+                ("ours debiased", "the same, debiased"),
             ]
         ]
     return rows

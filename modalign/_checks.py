@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
-from jaxtyping import TypeCheckError, jaxtyped
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import jaxtyped
 from torch import Tensor
 
 # an int will do where a float is asked for, as in Python itself
@@ -49,7 +50,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype.
     Under ``torch.compile`` nothing is checked.
     """
-    typed = jaxtyped(function, typechecker=beartype(conf=_conf))
+    # this way around each argument is looked at once; typechecker=beartype does it twice
+    typed = jaxtyped(typechecker=None)(beartype(conf=_conf)(function))
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -58,7 +60,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         try:
             return typed(*args, **kwargs)
-        except TypeCheckError as error:
+        except BeartypeCallHintViolation as error:
             came = signature.bind(*args, **kwargs).arguments
             kinds = {name: signature.parameters[name].annotation for name in came}
             lines = [
@@ -122,6 +124,8 @@ def require_features(x: Tensor, name: str) -> None:
 
 def require_layers(layers: Sequence[object], name: str, *, like: Sequence[Tensor]) -> None:
     """Refuse a list of activations that is empty, or not of the examples of ``like[0]``."""
+    if not isinstance(layers, Sequence | Tensor):
+        raise TypeError(f"{name}: expected a list of tensors, got {describe(layers)}")
     if not len(layers):
         raise ValueError(f"{name}: expected at least one layer, got an empty list")
     for i, layer in enumerate(layers):

@@ -111,19 +111,99 @@ def test_float32_gradients_far_from_the_origin(shape, debiased):
     torch.testing.assert_close([z.double() for z in found], [*exact], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "measure", [lambda x, y: cka(x, y), lambda x, y: cka(x, y).square()], ids=["cka", "cka^2"]
-)
-def test_a_gradient_penalty_is_refused_rather_than_dropped(measure):
+@biases
+@kernels
+@shapes
+def test_second_derivatives(shape, kernel, debiased):
+    inputs = draw(*shape)
+    assert torch.autograd.gradgradcheck(
+        lambda x, y: cka(x, y, kernel=kernel, debiased=debiased), inputs
+    )
+
+
+@biases
+@pytest.mark.parametrize("scale", [1e-25, 1, 1e25])
+def test_second_derivatives_at_any_scale(scale, debiased):
+    x, y = draw(9, 3, 4, dtype=torch.float32)
+
+    def hessian_product(x, y, direction):
+        (grad,) = torch.autograd.grad(cka(x, y, debiased=debiased), x, create_graph=True)
+        return torch.autograd.grad((grad * direction).sum(), x)[0]
+
+    direction = torch.randn(9, 3)
+    expected = hessian_product(x, y, direction)
+    scaled = (x.detach() * scale).requires_grad_()
+    found = hessian_product(scaled, y, direction * scale) * scale
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@biases
+def test_second_derivatives_of_one_tensor_in_both_places(debiased):
+    x, _ = draw(9, 3, 3)
+
+    def penalty(other):
+        value = cka(x, x.square() if other is None else other, debiased=debiased)
+        return torch.autograd.grad(value, x, create_graph=True)[0].square().sum()
+
+    (grad,) = torch.autograd.grad(penalty(x.detach().square()) * 0 + penalty(None), x)
+    assert grad.abs().max() > 1e-3
+    (value,) = torch.autograd.grad(cka(x, x, debiased=debiased), x, create_graph=True)
+    assert value.abs().max() < 1e-12
+
+
+@biases
+@kernels
+def test_torch_func_finds_the_same_gradient(kernel, debiased):
     x, y = draw(9, 3, 4)
+    expected = torch.autograd.grad(cka(x, y, kernel=kernel, debiased=debiased), x)[0]
+    found = torch.func.grad(lambda z: cka(z, y.detach(), kernel=kernel, debiased=debiased))(
+        x.detach()
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
-    def penalised():
-        value = measure(x, y)
-        (grad,) = torch.autograd.grad(value, x, create_graph=True)
-        (value + grad.square().sum()).backward()
 
-    with pytest.raises(RuntimeError, match="differentiated once"):
-        penalised()
+def test_vmap_is_refused():
+    with pytest.raises(ValueError, match=r"torch\.vmap is not supported"):
+        torch.func.vmap(cka)(torch.randn(2, 8, 3), torch.randn(2, 8, 3))
+
+
+@biases
+@kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_compiled_call_gives_the_same_bits(dtype, kernel, debiased):
+    x, y = (z.detach().to(dtype).requires_grad_() for z in draw(20, 3, 4))
+
+    def loss(x, y):
+        return 1 - cka(x * 2, y, kernel=kernel, debiased=debiased)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = loss(x, y)
+        torch.compiler.reset()
+        found = torch.compile(loss, backend="aot_eager")(x, y)
+    assert torch.equal(found, expected)
+    grads = torch.autograd.grad(expected, (x, y))
+    torch.testing.assert_close(torch.autograd.grad(found, (x, y)), grads, rtol=0, atol=0)
+
+
+def test_a_compiled_call_is_checked():
+    with pytest.raises(ValueError, match="x: expected finite values, got NaN in row 0"):
+        torch.compile(cka, backend="eager")(torch.full((8, 3), torch.nan), torch.randn(8, 2))
+    with pytest.raises(ValueError, match="one letter is one size"):
+        torch.compile(cka, backend="eager")(torch.randn(8, 3), torch.randn(7, 2))
+
+
+@biases
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_kernel_in_half_precision_is_centred_in_float32(dtype, debiased):
+    x, y = (z.detach() for z in draw(20, 3, 4, dtype=torch.float32))
+
+    def half(z):
+        return (z @ z.T).to(dtype)
+
+    exact = cka(x, y, kernel=lambda z: half(z).double(), debiased=debiased)
+    found = cka(x, y, kernel=half, debiased=debiased)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact.item(), abs=1e-5)
 
 
 @kernels

@@ -6,7 +6,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from modalign.cka import MinibatchCKA, cka, hsic
+from modalign.cka import DegenerateError, MinibatchCKA, cka, hsic
 
 SIZES = [4, 30, 7, 12, 5, 6]
 
@@ -191,3 +191,93 @@ def test_a_refused_minibatch_leaves_the_sums_alone(bad):
         metric.update(x, y * bad)
     metric._computed = None
     assert torch.equal(metric.compute(), expected)
+
+
+X, Y = batches()[1]
+REFUSED = {
+    "constant, called": (lambda m: m(torch.ones(8, 5), Y[:8].float()), DegenerateError),
+    "NaN": (lambda m: m(X * float("nan"), Y), ValueError),
+    "NaN, update": (lambda m: m.update(X, Y * float("nan")), ValueError),
+    "three rows": (lambda m: m(X[:3], Y[:3]), ValueError),
+    "other rows": (lambda m: m(X, Y[:8]), ValueError),
+    "whole numbers": (lambda m: m(X.long(), Y), ValueError),
+    "a list": (lambda m: m(X.tolist(), Y), TypeError),
+    "one argument": (lambda m: m(X), TypeError),
+    "no fourth power": (lambda m: m(X, Y * 1e100), ValueError),
+    "no fourth power, update": (lambda m: m.update(X * 1e-100, Y), ValueError),
+    "sparse": (lambda m: m(X.to_sparse(), Y), ValueError),
+    "an unknown argument": (lambda m: m(X, Y, other=True), TypeError),
+}
+
+
+@pytest.mark.parametrize(("call", "error"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_refused_changes_nothing(call, error):
+    metric = MinibatchCKA()
+    for pair in batches():
+        metric(*pair)
+    expected, count = metric.compute(), metric.examples.clone()
+    with pytest.raises(error):
+        call(metric)
+    metric._computed = None
+    assert torch.equal(metric.compute(), expected)
+    assert torch.equal(metric.examples, count)
+    assert metric._to_sync
+    assert metric._should_unsync
+    metric(X, Y)
+    assert metric.examples == count + len(X)
+
+
+def test_an_interrupt_during_a_call_changes_nothing(monkeypatch):
+    metric = MinibatchCKA()
+    metric(X, Y)
+    expected = metric.compute()
+    with monkeypatch.context() as patch:
+        patch.setattr(metric, "compute", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            metric(X, Y)
+    assert metric.examples == len(X)
+    metric._computed = None
+    assert torch.equal(metric.compute(), expected)
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda m: m.to(torch.float16),
+        lambda m: torch.nn.ModuleList([m]).to(torch.bfloat16)[0],
+        lambda m: m.half(),
+        lambda m: m.set_dtype(torch.float16),
+        lambda m: m.to("cpu", torch.float32),
+    ],
+)
+def test_sums_stay_in_float64(cast):
+    metric = MinibatchCKA()
+    for x, y in batches():
+        metric.update(x * 1e-10, y * 1e10)
+        metric = cast(metric)
+    assert metric.hsic_xx.dtype == metric.examples.dtype == torch.float64
+    torch.testing.assert_close(metric.compute(), written_out(batches()), rtol=0, atol=1e-12)
+
+
+def test_sums_follow_the_default_device():
+    with torch.device("meta"):
+        metric = MinibatchCKA()
+    states = [getattr(metric, name) for name in metric._defaults]
+    assert {state.device.type for state in states} == {"meta"}
+    assert MinibatchCKA().to("meta").hsic_xy.device.type == "meta"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e-60, 1e60])
+def test_scales_whose_squares_leave_the_type(scale):
+    dtype = torch.float32 if 1e-35 < scale < 1e35 else torch.float64
+    pairs = [(x * scale, y / scale) for x, y in batches(dtype)]
+    exact = written_out(batches(dtype)).item()
+    assert accumulated(pairs).item() == pytest.approx(exact, abs=1e-5)
+
+
+def test_a_large_float32_minibatch_counts_by_its_norm():
+    x = torch.randn(64, 64)
+    metric = MinibatchCKA()
+    metric.update(x * 1e37, x * 1e37)
+    metric.update(torch.randn(64, 64), torch.randn(64, 64))
+    assert metric.compute().item() == pytest.approx(1)
