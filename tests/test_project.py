@@ -194,6 +194,18 @@ def test_readme_opens_with_the_two_commands_and_a_picture():
     assert read("README.md").index("make book") < read("README.md").index("![")
 
 
+def test_the_examples_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert len(examples) >= 3
+    names = {}
+    for example in examples:
+        exec(example, names)
+    assert 0 <= -names["loss"] / 0.1 <= 1
+    assert names["scenes"].num_rows == 100
+    assert (tmp_path / "run.ckpt").exists()
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_to_files_lead_somewhere(page):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", read(page))
