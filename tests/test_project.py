@@ -1,10 +1,14 @@
 """The files around the package agree with one another."""
 
 import ast
+import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -172,6 +176,36 @@ def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
     ignored = re.findall(r"--ignore=(\S+)", said)
     assert sorted(ignored) == ["tests/test_book.py", "tests/test_notebooks.py"]
     assert all((ROOT / path).exists() for path in ignored)
+
+
+def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
+    # an environment whose python says what it was asked for, and waits
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec sleep 60\n")
+    (scripts / "python").chmod(0o755)
+    for done in (scripts / "pip", scripts.parent / ".has-book"):
+        done.touch()
+    made = subprocess.Popen(
+        ["make", "book"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(made.pid, signal.SIGINT)  # as a terminal does
+    said, _ = made.communicate(timeout=10)
+    assert made.returncode == -signal.SIGINT  # 130 in a shell
+    assert "render" not in said
+    (child,) = (tmp_path / "started").read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child), 0)
 
 
 def test_no_two_sources_are_cited_by_one_name():
