@@ -5,12 +5,16 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: help book html test bench env lint outputs clean
+# the environment of test-python, one a version
+OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: help book html test test-python bench env lint outputs clean
 
 help:
 	@echo "make book     execute every chapter on this machine, then render the pages"
 	@echo "make html     render the committed outputs, without executing"
 	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
+	@echo "make test-python PYTHON=python3.13   the tests of the package alone, on another Python"
 	@echo "make bench    our code beside the peers, as a table of ratios"
 	@echo "make outputs  execute, then keep the outputs in notebooks/ for a commit"
 	@echo "make lint     ruff and mypy only"
@@ -36,6 +40,11 @@ lint: $(VENV)/.has-dev
 # one file's tests stay on one worker, so that the pages are rendered once
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-python:
+	$(MAKE) PYTHON=$(PYTHON) VENV=$(OTHER) $(OTHER)/.has-dev
+	$(ONE_THREAD) $(OTHER)/bin/python -m pytest -n 2 --dist loadfile \
+	  --ignore=tests/test_book.py --ignore=tests/test_notebooks.py
 
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka

@@ -276,3 +276,15 @@ def test_a_sweep_in_processes_of_its_own(tmp_path):
 def test_an_unknown_row_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rows: expected one of"):
         record("shapes", rows=["RP + LAMB"], folder=tmp_path)
+
+
+def test_the_recorded_counts_of_the_annotations_are_those_of_the_files(real_data):
+    recorded = records.load("neumatch/yms-annotations").set_index("quantity").value
+    assert recorded.to_dict() == pytest.approx(experiments.annotations(), abs=1e-5)
+    known = {"clips": 16_802, "blocks": 187, "longest block": 108, "blocks of 100": 195}
+    assert {name: recorded[name] for name in known} == known
+
+
+def test_annotations_that_are_not_there_are_refused_with_where_to_get_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Get it from"):
+        experiments.annotations(tmp_path / "nowhere")

@@ -1,8 +1,10 @@
 """Every chapter keeps the contract in CONTRIBUTING.md."""
 
 import base64
+import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +19,10 @@ from modalign.rerun import execution
 ROOT = pathlib.Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_FIGURE = 200_000
+# another processor on this one: torch without vector instructions, and MKL's oldest code
+OTHER_KERNELS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+# more than six decimals, or what rounding left of a zero
+UNSTABLE = re.compile(r"\d*\.\d{7,}|\d(?:\.\d+)?e-(?:0[7-9]|[1-9]\d)")
 
 
 def notebook(chapter):
@@ -32,16 +38,32 @@ def glued(cells):
     return execution.glued(nbformat.v4.new_notebook(cells=cells))
 
 
-def run(*command):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+def compared(cells):
+    """What nbval compares exactly, by the source of its cell; pictures it leaves out."""
+    found = {}
+    for cell in cells:
+        if "# NBVAL_CHECK_OUTPUT" not in cell.source.splitlines():
+            continue
+        held = found.setdefault(cell.source, {})
+        for output in cell.outputs:
+            for kind, text in output.get("data", {"text": output.get("text")}).items():
+                if kind not in ("image/png", "image/jpeg"):
+                    held.setdefault(kind, []).append(text)
+            held.setdefault("metadata", []).append(output.get("metadata", {}))
+    return found
+
+
+def run(*command, **environment):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env=environment,
+        env={**inherited, **environment},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_there_are_chapters_and_the_contents_list_them():
@@ -105,11 +127,36 @@ def test_glued_values_are_the_golden_ones(chapter):
         assert value == pytest.approx(known["value"], abs=known["tolerance"], rel=0), name
 
 
+def test_other_kernels_are_other_kernels():
+    asked = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    assert run("-c", asked, **OTHER_KERNELS).split() == ["DEFAULT"]
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_smoke_preset_runs_and_glues_what_the_chapter_glues(chapter, tmp_path):
-    run("-m", "modalign", "run", chapter, "--preset", "smoke", "-o", tmp_path)
+def test_smoke_preset_says_on_another_processor_what_the_chapter_says(chapter, tmp_path):
+    """It glues the same names, and what is compared exactly depends on no parameter."""
+    command = ["-m", "modalign", "run", chapter, "--preset", "smoke", "-o", tmp_path]
+    run(*command, **OTHER_KERNELS)
     (made,) = tmp_path.glob(f"{chapter}-*")
     assert set(rerun.Result(made).values) == set(glued(code_cells(chapter)))
+    cells = nbformat.read(made / execution.NOTEBOOK, as_version=4).cells
+    assert compared(cells) == compared(code_cells(chapter))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_what_is_compared_exactly_has_no_more_digits_than_are_stable(chapter):
+    for source, held in compared(code_cells(chapter)).items():
+        found = UNSTABLE.findall(json.dumps(held))
+        assert not found, f"{found} in the stored outputs of the cell\n{source}"
+
+
+@pytest.mark.parametrize("text", ["0.5537087995388069", "1.0242083072662354", "2.2e-16", "1e-07"])
+def test_digits_that_are_not_stable_are_found(text):
+    cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\n1")
+    data = {"application/papermill.record/text/plain": text}
+    cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    assert UNSTABLE.findall(json.dumps(list(compared([cell]).values()))) == [text]
+    assert not UNSTABLE.findall("0.553709 3,408,415 3408415 1e-05 -0.0044 0.70 8340")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -1,10 +1,14 @@
 """The files around the package agree with one another."""
 
 import ast
+import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -148,8 +152,8 @@ def test_no_file_names_a_place_on_somebodys_disk():
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "book/running.md", ".ci/run"])
 def test_every_make_command_in_the_texts_exists(page):
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`|\s)make ([a-z]+)(?=[`\s]|$)", read(page)))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`|\s)make ([a-z-]+)(?=[`\s]|$)", read(page)))
     commands = {
         name for name in named if f"`make {name}" in read(page) or f"\nmake {name}" in read(page)
     }
@@ -160,7 +164,59 @@ def test_every_make_command_in_the_texts_exists(page):
 def test_help_lists_every_verb():
     makefile = read("Makefile")
     verbs = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()) - {"help"}
-    assert verbs == set(re.findall(r'@echo "make ([a-z]+)', makefile))
+    assert verbs == set(re.findall(r'@echo "make ([a-z-]+)', makefile))
+
+
+def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
+    command = ["make", "-n", "test-python", f"PYTHON={sys.executable}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    place = f".venv-{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"{sys.executable} -m venv {place}" in said or (ROOT / place).exists()
+    assert re.search(rf"{re.escape(place)}/bin/python -m pytest", said)
+    ignored = re.findall(r"--ignore=(\S+)", said)
+    assert sorted(ignored) == ["tests/test_book.py", "tests/test_notebooks.py"]
+    assert all((ROOT / path).exists() for path in ignored)
+
+
+def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
+    # an environment whose python says what it was asked for, and waits
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec sleep 60\n")
+    (scripts / "python").chmod(0o755)
+    for done in (scripts / "pip", scripts.parent / ".has-book"):
+        done.touch()
+    made = subprocess.Popen(
+        ["make", "book"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(made.pid, signal.SIGINT)  # as a terminal does
+    said, _ = made.communicate(timeout=10)
+    assert made.returncode == -signal.SIGINT  # 130 in a shell
+    assert "render" not in said
+    (child,) = (tmp_path / "started").read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child), 0)
+
+
+def test_no_two_sources_are_cited_by_one_name():
+    database = pytest.importorskip("pybtex.database")
+    cited = {}
+    for key, entry in database.parse_file(str(ROOT / "book" / "references.bib")).entries.items():
+        names = [" ".join(each.prelast_names + each.last_names) for each in entry.persons["author"]]
+        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        cited.setdefault((who, entry.fields["year"]), []).append(key)
+    assert cited
+    assert not {name: keys for name, keys in cited.items() if len(keys) > 1}
 
 
 def test_readme_opens_with_the_two_commands_and_a_picture():
@@ -170,6 +226,18 @@ def test_readme_opens_with_the_two_commands_and_a_picture():
         "make test",
     ]
     assert read("README.md").index("make book") < read("README.md").index("![")
+
+
+def test_the_examples_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert len(examples) >= 3
+    names = {}
+    for example in examples:
+        exec(example, names)
+    assert 0 <= -names["loss"] / 0.1 <= 1
+    assert names["scenes"].num_rows == 100
+    assert (tmp_path / "run.ckpt").exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

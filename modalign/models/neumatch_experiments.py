@@ -30,10 +30,18 @@ from tqdm import tqdm
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.data import load
+from modalign.data import load, source
 from modalign.lars import LARS
-from modalign.metrics import alignment_scores, paired_table, summarise_alignment
-from modalign.models.alignment_baselines import feature_free, uniform, unmatched
+from modalign.metrics import alignment_scores, paired_table, summarise_alignment, times_of
+from modalign.models.alignment_baselines import (
+    NO_MARGINS,
+    feature_free,
+    margins_of,
+    median_margins,
+    proportional,
+    uniform,
+    unmatched,
+)
 from modalign.models.alignment_data import (
     EASIER,
     Batch,
@@ -437,6 +445,71 @@ def baselines(setting: Setting) -> pd.DataFrame:
     return pd.DataFrame(
         [{"assignment": name, **measure(test, each)} for name, each in found.items()]
     )
+
+
+def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
+    """What the chapters say of the annotations of YMS, counted.
+
+    Args:
+        folder: of its files; its folder under ``MODALIGN_DATA`` by default.
+
+    Returns:
+        ``clips`` and the share of them ``without snippet``; ``clips a snippet`` that has some;
+        ``blocks`` to train on, the ``longest block`` in actions, and the ``blocks of 100``, where
+        all are cut at 100. And video accuracy and text IoU of alignment by ``text length``, where
+        the surplus spaces of the file count as letters, without and with ``median margins``.
+
+    Raises:
+        FileNotFoundError: where the files are not there.
+    """
+    place = source("yms").find(folder)
+    splits = ("train", "validation", "test")
+    rows = {split: list(load("yms", split, folder=place)) for split in splits}
+    truth = [np.array(row["clip_snippet"]) for split in splits for row in rows[split]]
+    matched = sum(int((each >= 0).sum()) for each in truth)
+    told = sum(len(np.unique(each[each >= 0])) for each in truth)
+    train = yms_samples("train", clip_width=1, text_width=1, folder=place)
+    cut = _blocks(train)
+    exact = [block for sample in train for block in blocks(sample, shortest=1)]
+    clips = sum(map(len, truth))
+    found: dict[str, float] = {
+        "clips": clips,
+        "without snippet": 1 - matched / clips,
+        "clips a snippet": matched / told,
+        "blocks": len(cut),
+        "longest block": max(len(block.actions) for block in cut),
+        "blocks of 100": len(exact),
+    }
+    texts: dict[str, list[int]] = {}
+    for line in (place / "annotations_phrases.txt").read_text(encoding="utf-8").splitlines():
+        key, text = line.split("\t")
+        if not text.strip().startswith("UNMATCHED"):
+            texts.setdefault(key[:4], []).append(len(text))
+    known = [(times_of(row["clips"]), times_of(row["snippets"])) for row in rows["train"]]
+    usual = median_margins(margins_of(*each) for each in known)
+    for name, margins in (("text length", NO_MARGINS), ("median margins", usual)):
+        scores = []
+        for row in rows["test"]:
+            times = times_of(row["clips"])
+            assigned = proportional(times, texts[row["id"]], margins)
+            scores.append(alignment_scores(assigned, times, times_of(row["snippets"])))
+        summary = summarise_alignment(scores)
+        for measure in ("video_accuracy", "text_iou"):
+            found[f"{name}, {measure}"] = summary[measure]
+    return found
+
+
+def record_annotations(folder: str | pathlib.Path | None = None) -> None:
+    """Keep :func:`annotations` as the table ``neumatch/yms-annotations``, one row a quantity.
+
+    Args:
+        folder: results folder; the book's by default.
+    """
+    started = time.perf_counter()
+    table = pd.DataFrame(annotations().items(), columns=["quantity", "value"])
+    seconds = time.perf_counter() - started
+    name = "neumatch/yms-annotations"
+    records.save(table, name, parameters={"dataset": "yms"}, seconds=seconds, folder=folder)
 
 
 PAPER = "RP + SBN + LARS"
