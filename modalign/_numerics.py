@@ -62,6 +62,19 @@ def nan_for_infinite(variance: Tensor) -> Tensor:
     return torch.where(variance.isinf(), torch.nan, variance)
 
 
+def divide_into(divisors: list[Tensor], dividends: list[Tensor]) -> None:
+    """Write each quotient into its divisor, which no ``_foreach_`` does in one pass.
+
+    On a CPU the pass that this saves is a tenth of a step; on a GPU it is the calls that cost.
+    """
+    if divisors[0].device.type == "cpu":
+        for divisor, dividend in zip(divisors, dividends, strict=True):
+            torch.div(dividend, divisor, out=divisor)
+    else:
+        torch._foreach_reciprocal_(divisors)
+        torch._foreach_mul_(divisors, dividends)
+
+
 def _stack(norms: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     stacked = torch.stack(list(norms))
     return (stacked.cpu() if stacked.device.type == "mps" else stacked).double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign._lars_checks import own_settings, require_parameters, require_settings, require_step
-from modalign._numerics import nan_beyond, wide_norm, wide_norms, zeros_or_nan
+from modalign._numerics import divide_into, nan_beyond, wide_norm, wide_norms, zeros_or_nan
 
 
 class LARS(torch.optim.Optimizer):
@@ -154,8 +154,7 @@ class LARS(torch.optim.Optimizer):
         u = list(torch._foreach_sqrt(v))
         beyond = zeros_or_nan(u)
         torch._foreach_add_(u, [group["eps"] * each for each in corrections])
-        torch._foreach_reciprocal_(u)
-        torch._foreach_mul_(u, m)  # eq-pace-adam
+        divide_into(u, m)  # eq-pace-adam
         scales = [each / (1 - beta1**t) for each, t in zip(corrections, steps, strict=True)]
         scale = torch.tensor(scales, dtype=torch.float64, device="cpu")
         return u, scale.to(beyond.device, non_blocking=True) + beyond

@@ -749,6 +749,18 @@ def test_a_state_that_does_not_fit_changes_nothing(other, message):
     torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
 
 
+def test_the_capture_of_a_cuda_graph_is_refused(monkeypatch):
+    """Its replay would count no steps; without a GPU here, as torch says that one is captured."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    parameters = make_parameters()
+    set_gradients(parameters, 0)
+    optimizer = LARS(parameters)
+    with pytest.raises(RuntimeError, match="step: expected no capture of a CUDA graph"):
+        optimizer.step()
+    assert not optimizer.state
+
+
 def shards(rank, world, port, folder):
     """Train networks as shards and whole, and write down how far they are apart."""
     distributed.init_process_group(
