@@ -16,7 +16,7 @@ from modalign._numerics import divide_into, nan_beyond, wide_norm, wide_norms, z
 class LARS(torch.optim.Optimizer):
     r"""Adam's or the gradient's direction, with steps of eta times the norm of each tensor.
 
-    Equation 4 of Wang et al. (2020), after You et al. (2017): a tensor w with direction u moves by
+    Paper eq. 4 (Wang et al. 2020), after You et al. (2017): a tensor w with direction u moves by
     ``eta |w| u / |u|``, so one learning rate sets the pace of all. Biases and parameters of
     normalisation are scaled like the rest. Where w or u is zero the step is ``eta u``, so what
     starts at zero moves too. With ``direction="adam"`` u is Adam's bias-corrected step, and the
@@ -136,10 +136,11 @@ class LARS(torch.optim.Optimizer):
         """Move tensors of one device and dtype by the same step, in a few calls."""
         u, scale = self._adam(ws, group) if group["direction"] == "adam" else self._sgd(ws, group)
         w_norm, u_norm = wide_norms([*ws, *u]).chunk(2)
-        # u is to be multiplied by its scale: eq-pace-lars takes that out, and eq-pace-zero does not
+        # u is to be multiplied by its scale: what divides by the norm of u takes that out again
         rates = torch.where(w_norm * u_norm == 0, scale, w_norm / u_norm + 0 * scale)
         etas = list((group["lr"] * rates).to(ws[0]).unbind())
-        torch._foreach_addcmul_(ws, u, etas, value=1 if group["maximize"] else -1)
+        sign = 1 if group["maximize"] else -1
+        torch._foreach_addcmul_(ws, u, etas, value=sign)  # eq-pace-lars, eq-pace-zero
         self._ratios.append((ws, rates, scale))
 
     def _adam(self, ws: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], Tensor]:

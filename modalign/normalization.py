@@ -22,7 +22,7 @@ __all__ = ["LayerNormLSTM", "SequenceBatchNorm", "lstm_states"]
 class SequenceBatchNorm(nn.modules.batchnorm._BatchNorm):
     r"""Batch normalisation over the un-padded steps of a batch of sequences.
 
-    Paper eq. 5 to 7 of Wang et al. (2020), after Laurent et al. (2015). Each feature is centred and
+    Paper eq. 5 to 7 (Wang et al. 2020), after Laurent et al. (2015). Each feature is centred and
     scaled by its mean and variance over all steps of all sequences, the padding left out; padded
     steps come out as zeros whatever they held. Where nothing is padded this is
     ``nn.BatchNorm1d``, whose parameters and buffers it has, under the same names.
@@ -124,7 +124,7 @@ class SequenceBatchNorm(nn.modules.batchnorm._BatchNorm):
             self._track(m, mean, square / (m - 1).clamp_min(1))
         else:
             mean, var = self.running_mean.to(x), self.running_var.to(x)
-        normed = (x - mean) * torch.rsqrt(nan_for_infinite(var) + self.eps)
+        normed = (x - mean) * torch.rsqrt(nan_for_infinite(var) + self.eps)  # eq-pace-sbn
         if self.affine:
             normed = self.weight * normed + self.bias  # eq-pace-sbn
         return torch.where(valid, normed, 0).to(x.dtype)
@@ -143,8 +143,8 @@ class SequenceBatchNorm(nn.modules.batchnorm._BatchNorm):
                 weight = shrink * (torch.ones_like(mean) if weight is None else weight)
         else:
             mean, var = self.running_mean.to(x), nan_for_infinite(self.running_var.to(x))
-        real = flat.index_select(0, steps)
-        normed = functional.batch_norm(real, mean, var, weight, bias, of_batch, 1.0, eps)
+        real, affine = flat.index_select(0, steps), (weight, bias)
+        normed = functional.batch_norm(real, mean, var, *affine, of_batch, 1.0, eps)  # eq-pace-sbn
         if of_batch:
             self._track(valid.sum(), mean, var)
             if var.isinf().any():

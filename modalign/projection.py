@@ -15,7 +15,7 @@ from modalign._checks import checked, describe, require_positive
 class RandomProjection(nn.Module):
     r"""Multiply features by a sparse random matrix of signs (Achlioptas 2001).
 
-    Paper eq. 13 of Wang et al. (2020): entries are +sqrt(3) and -sqrt(3) with probability 1/6 each
+    Paper eq. 13 (Wang et al. 2020): entries are +sqrt(3) and -sqrt(3) with probability 1/6 each
     and 0 otherwise. The product is divided by sqrt(P), so that squared distances are right on
     average; for P = 300 a distance is off by a factor of about 1 +- sqrt(1/600) = 1 +- 0.04, and a
     squared one by 1 +- sqrt(2/300) = 1 +- 0.08

@@ -17,7 +17,7 @@ from modalign._numerics import nan_beyond, nan_beyond_product
 class LayerNormLSTM(nn.Module):
     r"""LSTM with layer normalisation (eq-pace-ln) of its gates and its cell.
 
-    Equations 11, 12 and 3 of Wang et al. (2020), whose configuration is that of PyTorch's fastrnns
+    Paper eq. 11, 12 and 3 (Wang et al. 2020), whose configuration is that of PyTorch's fastrnns
     benchmark: one norm over the four gates' input part, one over their recurrent part, one over
     the cell. Their shifts take the place of the biases. Called, named and shaped as ``nn.LSTM``,
     gates in its order (input, forget, cell, output): ``weight_ih_l0``, ``weight_hh_l0``, and so on,
@@ -142,7 +142,7 @@ class LayerNormLSTM(nn.Module):
         norm_hh, w_h = self.norm_hh[layer], getattr(self, f"weight_hh_l{layer}")
         c = nan_beyond_product(nan_beyond(c, -1), w_h, h)
         return lstm_states(
-            self.norm_ih[layer](nan_beyond(from_x, -1)),
+            self.norm_ih[layer](nan_beyond(from_x, -1)),  # eq-pace-ln
             lambda h: norm_hh(functional.linear(h, w_h)),
             h,
             c,
