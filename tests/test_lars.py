@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import socket
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytorch_optimizer
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import distributed, multiprocessing, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler, swa_utils
 
 from modalign.lars import LARS
@@ -30,6 +33,10 @@ def make_parameters(seed=0, dtype=torch.float64, shapes=SHAPES):
     ]
     zeros = [torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)]
     return [nn.Parameter(each.to(dtype)) for each in drawn + zeros]
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def set_gradients(parameters, seed):
@@ -373,14 +380,21 @@ def test_blocks_and_dtypes_change_nothing():
 
 @every_direction
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(options, dtype):
-    """Norms are taken in float32: this one's square is beyond float16."""
-    parameter = nn.Parameter(torch.full((300,), 30.0, dtype=dtype))
-    parameter.grad = torch.ones(300, dtype=dtype)
-    LARS(
-        [parameter], lr=0.1, **({**options, "eps": 1e-3} if options == DIRECTIONS[0] else options)
-    ).step()
-    torch.testing.assert_close(parameter.data, torch.full((300,), 27.0, dtype=dtype))
+def test_half_precision_is_refused(options, dtype):
+    """At construction, in a group added later, and for a module that was cast afterwards."""
+    message = r"params: expected float32 or float64, got b?float16 \(3,\); .*autocast"
+    half, w = nn.Parameter(torch.ones(3, dtype=dtype)), nn.Parameter(torch.ones(3))
+    with pytest.raises(TypeError, match=message):
+        LARS([half], **options)
+    optimizer = LARS([w], **options)
+    with pytest.raises(TypeError, match=message):
+        optimizer.add_param_group({"params": [half]})
+    assert len(optimizer.param_groups) == 1
+    w.data = w.data.to(dtype)
+    w.grad = torch.ones_like(w)
+    with pytest.raises(TypeError, match=message):
+        optimizer.step()
+    assert not optimizer.state
 
 
 def test_strides_do_not_matter():
@@ -459,17 +473,33 @@ def test_it_trains_a_network():
 
 
 REFUSED = {
-    "weight decay": ({"weight_decay": 0.1}, ValueError, "weight_decay: expected 0, got 0.1; .*lr"),
+    "weight decay": ({"weight_decay": 0.1}, TypeError, "weight_decay"),
+    "capturable": ({"capturable": True}, TypeError, "capturable"),
     "negative rate": ({"lr": -0.1}, ValueError, "lr: expected a number from 0.*got -0.1"),
     "NaN rate": ({"lr": NAN}, ValueError, "lr: .*got nan"),
     "infinite rate": ({"lr": INF}, ValueError, "lr: .*got inf"),
-    "tensor rate": ({"lr": torch.tensor(0.1)}, TypeError, r"lr: expected float, got float32 \(\)"),
+    "rates": ({"lr": torch.ones(2)}, TypeError, r"lr: expected a number, got float32 \(2,\)"),
+    "rate as a text": ({"lr": "0.1"}, TypeError, "lr: expected a number, got str '0.1'"),
+    "NaN tensor rate": ({"lr": torch.tensor(NAN)}, ValueError, "lr: .*got nan"),
+    "tensor beta": ({"betas": (torch.tensor(0.9), 0.9)}, TypeError, r"betas\[0\]: .*float32 \(\)"),
+    "maximize": ({"maximize": "yes"}, TypeError, "maximize: expected True or False, got str"),
+    "foreach": ({"foreach": 1}, TypeError, "foreach: expected True or False, got int 1"),
+    "betas with sgd": (
+        {"betas": (0.5, 0.9), "direction": "sgd"},
+        ValueError,
+        r"betas: expected none, as LARS with direction='sgd'.*got \(0.5, 0.9\)",
+    ),
+    "eps with sgd": ({"eps": 1e-3, "direction": "sgd"}, ValueError, "eps: expected none"),
     "direction": ({"direction": "Adam"}, ValueError, "direction: expected one of .*'adam'"),
     "beta of 1": ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\]: .*below 1, got 1.0"),
     "one beta": ({"betas": (0.9,)}, TypeError, "betas: expected tuple"),
     "negative eps": ({"eps": -1.0}, ValueError, "eps: .*got -1"),
     "momentum of 1": ({"momentum": 1.0, "direction": "sgd"}, ValueError, "momentum: .*got 1.0"),
-    "momentum with adam": ({"momentum": 0.9}, ValueError, r"momentum: expected 0 .*betas\[0\]"),
+    "momentum with adam": (
+        {"momentum": 0.9},
+        ValueError,
+        "momentum: expected none.*'adam'.*got 0.9",
+    ),
 }
 
 
@@ -480,10 +510,22 @@ def test_refused(options, error, message):
 
 
 GROUPS = {
-    "weight decay": ({"weight_decay": 0.1}, "weight_decay: expected 0, got 0.1"),
     "another direction": ({"direction": "sgd"}, "direction: expected 'adam' in every group"),
     "negative rate": ({"lr": -1.0}, "lr: .*got -1"),
     "betas": ({"betas": (2.0, 0.9)}, r"betas\[0\]: .*got 2.0"),
+    **{
+        name: ({name: 0.1}, f"{name}: expected none, as LARS with direction='adam'.*got 0.1")
+        for name in (
+            "weight_decay",
+            "momentum",
+            "dampening",
+            "nesterov",
+            "amsgrad",
+            "capturable",
+            "differentiable",
+            "fused",
+        )
+    },
 }
 
 
@@ -498,17 +540,15 @@ def test_refused_in_a_group(options, message):
     assert len(optimizer.param_groups) == 1
 
 
-def test_a_weight_decay_of_zero_is_accepted():
-    LARS([{"params": make_parameters(), "weight_decay": 0.0}], weight_decay=0.0)
-
-
 def test_no_parameters():
     with pytest.raises(ValueError, match="empty parameter list"):
         LARS([])
 
 
 def test_complex_parameters():
-    with pytest.raises(TypeError, match="params: expected real numbers, got torch.complex64"):
+    with pytest.raises(
+        TypeError, match=r"params: expected float32 or float64, got complex64 \(3,\)"
+    ):
         LARS([nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
 
 
@@ -518,3 +558,247 @@ def test_sparse_gradients(options):
     embedding(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(RuntimeError, match=r"params: .*sparse one; pass sparse=False"):
         LARS(embedding.parameters(), **options).step()
+
+
+@every_direction
+def test_a_refused_step_moves_nothing(options):
+    """One sparse gradient among dense ones, last in line."""
+    embedding, w = nn.Embedding(5, 3, sparse=True), nn.Parameter(torch.ones(3))
+    embedding(torch.tensor([1, 2])).sum().backward()
+    w.grad = torch.ones(3)
+    optimizer = LARS([w, *embedding.parameters()], **options)
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert torch.equal(w.data, torch.ones(3))
+    assert not optimizer.state
+
+
+@every_direction
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_literal_step_is_the_fast_one(options, dtype, maximize):
+    literal_ones, fast = make_parameters(dtype=dtype), make_parameters(dtype=dtype)
+    optimizers = [
+        LARS(parameters, foreach=foreach, maximize=maximize, **options)
+        for parameters, foreach in ((literal_ones, False), (fast, None))
+    ]
+    found, expected = (
+        run(optimizer, parameters)
+        for optimizer, parameters in zip(optimizers, (literal_ones, fast), strict=True)
+    )
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=0.1 * rtol)
+    ratios = [list(optimizer.trust_ratios().values()) for optimizer in optimizers]
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-3 if dtype == torch.float32 else 1e-9)
+
+
+@every_direction
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("of_w", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("of_g", [1e-30, 1e-22, 1.0, 1e18])
+def test_scales_in_float32(options, foreach, of_w, of_g):
+    """Norms whose squares float32 does not hold; the ratio of w and u is up to 1e60 here."""
+    w = nn.Parameter(torch.tensor([3.0, 4.0]) * of_w)
+    before, g = w.detach().double(), torch.tensor([1.0, -2.0]) * of_g
+    optimizer = LARS([w], lr=0.1, foreach=foreach, **options)
+    w.grad = g.clone()
+    optimizer.step()
+    if options["direction"] == "adam" and foreach is None and of_w > 1 > 1e8 * of_g:
+        assert not w.isfinite().any()  # the ratio itself is beyond float32
+        return
+    moved = (w.detach().double() - before) / before.norm()
+    u = g.double() / of_g
+    if options["direction"] == "adam":
+        u = g.double() / (g.double().abs() + 1e-8)
+    torch.testing.assert_close(moved, -0.1 * u / u.norm(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("scale", [1e25, 1e30])
+def test_a_gradient_whose_square_overflows_is_not_silent(foreach, scale):
+    """It would have made v infinite, and u zero for ever."""
+    w, other = (nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(2))
+    w.grad, other.grad = torch.tensor([scale, 1.0]), torch.ones(2)
+    LARS([w, other], foreach=foreach).step()
+    assert w.isnan().all()
+    assert other.isfinite().all()
+    assert (other != torch.tensor([3.0, 4.0])).all()
+
+
+@every_direction
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_gradient_that_is_not_finite_is_seen_in_the_whole_tensor(options, foreach, value):
+    w = nn.Parameter(torch.tensor([3.0, 4.0]))
+    w.grad = torch.tensor([value, 1.0])
+    LARS([w], foreach=foreach, **options).step()
+    assert w.isnan().all()
+
+
+@every_direction
+def test_maximize_is_the_step_of_the_opposite_gradient(options):
+    up, down = make_parameters(), make_parameters()
+    one, other = LARS(up, maximize=True, **options), LARS(down, **options)
+    for step in range(3):
+        set_gradients(up, step), set_gradients(down, step)
+        for parameter in down:
+            parameter.grad.neg_()
+        one.step(), other.step()
+    for a, b in zip(up, down, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+@every_direction
+@pytest.mark.parametrize("foreach", [None, False])
+def test_a_rate_that_is_a_tensor(options, foreach):
+    rate = torch.tensor(0.02, dtype=torch.float64)
+    one, other = make_parameters(), make_parameters()
+    found = run(LARS(one, rate, foreach=foreach, **options), one, 3)
+    expected = run(LARS(other, 0.02, foreach=foreach, **options), other, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_named_parameters():
+    network, twin = nn.Linear(3, 2), nn.Linear(3, 2)
+    twin.load_state_dict(network.state_dict())
+    optimizer, plain = LARS(network.named_parameters()), LARS(twin.parameters())
+    for each in (network, twin):
+        each(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step(), plain.step()
+    assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
+    assert torch.equal(network.weight, twin.weight)
+    with pytest.raises(ValueError, match="without names"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+
+
+@pytest.mark.parametrize("options", DIRECTIONS)
+def test_parameters_on_meta(options):
+    w = nn.Parameter(torch.ones(3, device="meta"))
+    w.grad = torch.ones_like(w)
+    LARS([w], **options).step()
+    assert w.device.type == "meta"
+
+
+def test_a_step_under_another_default_device():
+    w = nn.Parameter(torch.tensor([3.0, 4.0]))
+    w.grad = torch.tensor([1e-3, 0.0])
+    for foreach in (None, False):
+        with torch.device("meta"):
+            optimizer = LARS([w], lr=0.1, direction="sgd", foreach=foreach)
+            optimizer.step()
+        assert optimizer.trust_ratios()[w] > 0
+    torch.testing.assert_close(w.data, torch.tensor([3 - 0.5 - 0.1 * (2.5**2 + 16) ** 0.5, 4]))
+
+
+def test_hooks():
+    w, seen = nn.Parameter(torch.ones(2)), []
+    optimizer = LARS([w])
+    optimizer.register_step_pre_hook(lambda *_: seen.append(("before", w.detach().clone())))
+    optimizer.register_step_post_hook(lambda *_: seen.append(("after", w.detach().clone())))
+    w.grad = torch.ones(2)
+    optimizer.step()
+    assert [name for name, _ in seen] == ["before", "after"]
+    torch.testing.assert_close(seen[1][1], seen[0][1] * 0.993)
+
+
+def test_state_of_another_dtype_and_of_an_older_version():
+    parameters, single = make_parameters(), make_parameters(dtype=torch.float32)
+    run(optimizer := LARS(parameters), parameters, 2)
+    state = optimizer.state_dict()
+    for name in ("maximize", "foreach"):
+        del state["param_groups"][0][name]
+    resumed = LARS(single)
+    resumed.load_state_dict(state)
+    moments = resumed.state[single[0]]
+    assert (moments["step"], moments["exp_avg"].dtype) == (2, torch.float32)
+    set_gradients(single, 2)
+    resumed.step()
+    assert all(parameter.isfinite().all() for parameter in single)
+
+
+def test_state_of_adam_is_gone_on_from():
+    """Its moments are ours, and it counts steps in tensors."""
+    ours, theirs = make_parameters(), make_parameters()
+    run(adam := torch.optim.Adam(theirs), theirs, 2)
+    run(plain := LARS(ours), ours, 2)
+    resumed = LARS(theirs)
+    resumed.load_state_dict(adam.state_dict())
+    for parameter, like in zip(theirs, ours, strict=True):
+        parameter.data = like.data.clone()
+    resumed.param_groups[0]["lr"] = 0.007
+    found, expected = run(resumed, theirs, 2, first=2), run(plain, ours, 2, first=2)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (torch.optim.AdamW, "weight_decay: expected none.*got 0.01"),
+        (lambda p: LARS(p, direction="sgd"), "direction: expected 'adam' in every group"),
+        (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), "momentum: expected none"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(other, message):
+    parameters = make_parameters()
+    run(optimizer := LARS(parameters), parameters, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(other(make_parameters()).state_dict())
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+
+
+def test_the_capture_of_a_cuda_graph_is_refused(monkeypatch):
+    """Its replay would count no steps; without a GPU here, as torch says that one is captured."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    parameters = make_parameters()
+    set_gradients(parameters, 0)
+    optimizer = LARS(parameters)
+    with pytest.raises(RuntimeError, match="step: expected no capture of a CUDA graph"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+def shards(rank, world, port, folder):
+    """Train networks as shards and whole, and write down how far they are apart."""
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    x, found = draw(8, 5), []
+    for options in DIRECTIONS:
+        whole = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+        for parameter in whole.parameters():
+            parameter.data = draw(*parameter.shape)
+        nn.init.zeros_(whole[0].bias)
+        sharded = copy.deepcopy(whole)
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (world,)))
+        pairs = [(each, LARS(each.parameters(), 0.05, **options)) for each in (sharded, whole)]
+        for _ in range(3):
+            for network, optimizer in pairs:
+                optimizer.zero_grad()
+                network(x).square().mean().backward()
+                optimizer.step()
+        apart = [
+            (a.full_tensor() - b).abs().max().item()
+            for a, b in zip(sharded.parameters(), whole.parameters(), strict=True)
+        ]
+        ratios = [list(optimizer.trust_ratios().values()) for _, optimizer in pairs]
+        found.append((max(apart), ratios))
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_shards_move_as_the_whole(tmp_path):
+    """FSDP2's fully_shard on two processes: norms are those of whole tensors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(shards, (2, port, tmp_path), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(found) == len(DIRECTIONS)
+        for apart, ratios in found:
+            assert apart < 1e-12
+            assert ratios[0] == pytest.approx(ratios[1], rel=1e-9)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
 
@@ -51,7 +52,7 @@ def make(p=3, seed=0, **options):
 
 
 def literal(x, lengths, weight, bias, eps, unbiased):
-    """Equations 6 to 8, one scalar at a time."""
+    """eq-pace-mean to eq-pace-sbn, one scalar at a time."""
     out = torch.zeros_like(x)
     m = int(lengths.sum())
     for p in range(x.shape[2]):
@@ -326,8 +327,131 @@ def test_settings_of_batch_norm(options, message):
         SequenceBatchNorm(**{"num_features": 3, **options})
 
 
+HALF = [torch.float16, torch.bfloat16]
+TYPES = [*HALF, torch.float32, torch.float64]
+
+
+@every_option
+@pytest.mark.parametrize("of_module", TYPES)
+@pytest.mark.parametrize("of_x", TYPES)
+def test_each_pair_of_types_takes_statistics_in_float32_at_least(options, of_module, of_x):
+    """By both routes, whose sums of 12,800 twenties are beyond float16."""
+    x = (draw(64, 200, 3) + 20).to(of_x)
+    lengths = torch.full((64,), 200)
+    exact = SequenceBatchNorm(3, **options).double()
+    expected = exact(x.double(), lengths)
+    for compiling in (False, True):
+        norm = SequenceBatchNorm(3, **options).to(of_module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+            found = norm(x, lengths)
+        assert found.dtype == of_x
+        eps = max(torch.finfo(of_x).eps, torch.finfo(torch.float32).eps)
+        torch.testing.assert_close(
+            found.double(), expected, rtol=4 * eps, atol=500 * eps if eps < 1e-4 else 4 * eps
+        )
+        for name in ("running_mean", "running_var"):
+            value = getattr(norm, name)
+            assert value.dtype == of_module
+            eps = max(torch.finfo(of_module).eps, 1e-5)
+            torch.testing.assert_close(value.double(), getattr(exact, name), rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.usefixtures("compiler")
+def test_compiled_in_half_precision(dtype):
+    x, lengths = (draw(64, 200, 3) + 20).to(dtype), torch.full((64,), 200)
+    norm = SequenceBatchNorm(3).to(dtype)
+    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, lengths), norm(x, lengths), rtol=0.01, atol=0.01)
+    after = compiled._orig_mod.state_dict()
+    torch.testing.assert_close(after, norm.state_dict(), rtol=0.01, atol=0.01)
+
+
+@every_option
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e15, 1e20, 1e30])
+def test_scales_in_float32(options, scale):
+    """As in float64 by both routes, and NaN where the variance is beyond float32."""
+    x, steps = draw() - 2, valid(LENGTHS, 5)
+    exact = SequenceBatchNorm(3, **options).double()
+    expected = exact(x * scale, LENGTHS)
+    evaluated = exact.eval()(x * scale, LENGTHS)
+    for route in ("_masked", "_packed"):
+        norm = SequenceBatchNorm(3, **options)
+        found = getattr(norm, route)((x * scale).float(), steps)
+        after = getattr(norm.eval(), route)((x * scale).float(), steps)
+        if scale > 1e18:
+            assert found[steps].isnan().all()
+            assert after[steps].isnan().all()
+            assert not found[~steps].any()
+        else:
+            torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-35)
+            torch.testing.assert_close(after.double(), evaluated, rtol=1e-4, atol=1e-35)
+
+
+class Normed(nn.Module):
+    """A network of one layer, whose batches are pairs."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, batch):
+        x, lengths = batch
+        if isinstance(self.norm, SequenceBatchNorm):
+            return self.norm(x, lengths)
+        return self.norm(x[valid(lengths, 5)])
+
+
+def test_update_bn_works_as_with_batch_norm():
+    batches = [((draw(seed=seed, dtype=torch.float32), LENGTHS),) for seed in range(4)]
+    ours, theirs = Normed(SequenceBatchNorm(3)), Normed(nn.BatchNorm1d(3))
+    for network in (ours, theirs):
+        network(batches[0][0])
+        network.eval()
+        update_bn(batches, network)
+        assert not network.training
+        assert network.norm.momentum == 0.1
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert ours.norm.num_batches_tracked == 4
+
+
+def test_conversion_to_sync_batch_norm_is_refused():
+    with pytest.raises(TypeError, match="SequenceBatchNorm: .*take no lengths"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(SequenceBatchNorm(3)))
+
+
+def test_without_running_statistics_those_of_the_batch_are_taken():
+    """As torch.func leaves a network whose batch norms it may not write to."""
+    norm = make()
+    expected = norm(draw(), LENGTHS)
+    torch.func.replace_all_batch_norm_modules_(norm)
+    for route in (norm.eval()._packed, norm._masked):
+        torch.testing.assert_close(route(draw(), valid(LENGTHS, 5)), expected)
+    with pytest.raises(ValueError, match="at least 2 un-padded steps"):
+        norm(draw(), LENGTHS * 0)
+
+
+@pytest.mark.parametrize("make_module", [lambda: SequenceBatchNorm(3), lambda: LayerNormLSTM(3, 6)])
+def test_modules_follow_the_default_device_and_can_be_made_there_first(make_module):
+    with torch.device("meta"):
+        module = make_module()
+    tensors = [*module.parameters(), *module.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    module.to_empty(device="cpu").reset_parameters()
+    fresh = make_module()
+    for (name, value), known in zip(
+        module.state_dict().items(), fresh.state_dict().values(), strict=True
+    ):
+        if "weight_" not in name:  # those of the LSTM are drawn
+            assert torch.equal(value, known)
+    arguments = (draw(dtype=torch.float32), LENGTHS)
+    with torch.device("meta"):
+        module(*arguments[: 2 if isinstance(module, SequenceBatchNorm) else 1])
+
+
 def literal_lstm(lstm, x, h, c):
-    """Equations 11 to 13 for one layer, one sequence and one step at a time."""
+    """eq-pace-gates to eq-pace-hidden for one layer, one sequence and one step at a time."""
 
     def norm(z, layer_norm):
         z = (z - z.mean()) / (z.var(correction=0) + layer_norm.eps).sqrt()
@@ -446,6 +570,38 @@ def test_lstm_ignores_the_scale_of_input_and_weights():
     for weight in (lstm.weight_ih_l0, lstm.weight_hh_l0):
         weight.data *= 50
     torch.testing.assert_close(lstm(x), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e15, 1e30])
+@pytest.mark.parametrize("of", ["x", "weight_ih_l0", "weight_hh_l0", "h", "c"])
+def test_lstm_scales_in_float32(of, scale):
+    """As in float64, and NaN from the step on where squares are beyond float32."""
+    exact, x, (h, c) = make_lstm(3, 6), draw(), states(b=5)
+    parts = {"x": x, "h": h, "c": c}
+    if of in parts:
+        parts[of] = parts[of] * scale
+    else:
+        getattr(exact, of).data *= scale
+    if of == "x":
+        parts["x"] = torch.cat([x[:2], parts["x"][2:]])
+    lstm = copy.deepcopy(exact).float()
+    found = lstm(parts["x"].float(), (parts["h"].float(), parts["c"].float()))[0].double()
+    expected = exact(parts["x"], (parts["h"], parts["c"]))[0]
+    if scale > 1e18:
+        first = 2 if of == "x" else 0
+        assert found[first:].isnan().all()
+        found, expected = found[:first], expected[:first]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.usefixtures("compiler")
+def test_lstm_in_half_precision_by_both_routes(dtype):
+    lstm, x = LayerNormLSTM(3, 6).to(dtype), (draw() * 1000).to(dtype)
+    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
+    expected = copy.deepcopy(lstm).float()(x.float())[0]
+    for found in (lstm(x)[0], compiled(x)[0]):
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
 
 
 def test_lstm_gradcheck():

@@ -27,6 +27,7 @@ PACKAGE = ROOT / "modalign"
 FLOORS = {
     1: {
         *("cka", "transport", "codebook", "gradients", "lars", "normalization", "projection"),
+        "recurrent",  # what normalization.py takes from a file of its own
         "data",
     },
     2: {"models", "training", "metrics", "plots", "players", "records"},

@@ -84,7 +84,7 @@ def test_literal_equations():
 
 @pytest.mark.parametrize("x", [draw(1, 100), torch.eye(100)[:1], torch.ones(1, 100)])
 def test_squared_norms_are_right_on_average_and_spread_as_the_theory_says(x):
-    """Mean 1 and deviation sqrt(2 / P), for a one-hot vector as for a dense one (eq. 16, 17)."""
+    """Mean 1 and deviation sqrt(2 / P), one-hot or dense (eq-pace-spread)."""
     ratios = torch.stack(
         [
             RandomProjection(100, 300, seed=s)(x).square().sum() / x.square().sum()
@@ -160,6 +160,34 @@ def test_strides_half_precision_and_autocast():
         assert projection(x.T.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_adds_up_in_float32(dtype):
+    projection, x = RandomProjection(2048, 30), draw(4, 2048).abs() * 100
+    found = RandomProjection(2048, 30).to(dtype)(x.to(dtype)).float()
+    scale = projection(x).abs().max().item()
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found, projection(x), rtol=0, atol=2 * eps * scale)
+
+
+def test_it_follows_the_default_device_and_can_be_made_there_first():
+    with torch.device("meta"):
+        projection = RandomProjection(7, 5, seed=3)
+    assert projection.matrix.device.type == "meta"
+    projection.to_empty(device="cpu").reset_parameters()
+    assert torch.equal(projection.matrix, RandomProjection(7, 5, seed=3).matrix)
+    x = draw(4, 7)
+    with torch.device("meta"):
+        assert projection(x).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("of_matrix", "of_x"), [("double", "float"), ("float", "double")])
+def test_autocast_does_not_cast_double(of_matrix, of_x):
+    projection, x = getattr(RandomProjection(7, 5), of_matrix)(), getattr(draw(4, 7), of_x)()
+    message = r"x: expected float\d\d, the matrix's dtype"
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=message):
+        projection(x)
+
+
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_an_entry_that_is_not_finite_stays_in_its_row(value):
     x = draw(4, 7)
@@ -168,7 +196,7 @@ def test_an_entry_that_is_not_finite_stays_in_its_row(value):
     assert finite.tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize("scale", [1e-10, 1e15])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e15, 1e30])
 def test_scales(scale):
     projection, x = RandomProjection(7, 5), draw(4, 7)
     torch.testing.assert_close(projection(x * scale) / scale, projection(x))
