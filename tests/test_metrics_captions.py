@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import sacrebleu
 from pycocoevalcap.bleu.bleu import Bleu
@@ -298,3 +299,52 @@ def test_without_the_scorers_the_error_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'modalign\[captions\]'"):
         caption_scores(["a", "b"], TWO)
     assert caption_tokens("A dog .") == ["a", "dog"]
+
+
+# labels
+
+
+def test_captions_and_references_are_paired_by_label():
+    captions, references = draw()
+    known = caption_scores(captions, references)
+    names = [f"photo {i}" for i in range(len(captions))]
+    said, told = pd.Series(captions, names), pd.Series(references, names)
+    shuffled = told.sample(frac=1, random_state=0)
+    for one, other in ((said, shuffled), (said.to_dict(), shuffled), (said, shuffled.to_dict())):
+        found = caption_scores(one, other)
+        assert found.as_dict() == known.as_dict()
+        assert (found.counts == known.counts).all()
+
+
+def test_a_reference_a_column_will_do():
+    references = pd.DataFrame({"first": ["a dog runs", "two men"], "second": ["a dog", "men talk"]})
+    found = caption_scores(["a dog runs", "men talk"], references)
+    assert found.bleu[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("captions", "references", "error", "message"),
+    [
+        (pd.Series(["a", "b"], [3, 4]), pd.Series(TWO, [3, 5]), ValueError, "references: lacks 4"),
+        (
+            pd.Series(["a", "b"], [3, 3]),
+            pd.Series(TWO),
+            ValueError,
+            "captions: expected each label",
+        ),
+        (pd.Series(["a", "b"], [3, 4]), TWO, TypeError, "a Series and a list"),
+        (["a", "b"], dict(enumerate(TWO)), TypeError, "a dict and a list"),
+    ],
+)
+def test_labels_that_do_not_pair_are_refused(captions, references, error, message):
+    with pytest.raises(error, match=message):
+        caption_scores(captions, references)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [np.empty((0, 10), int), [[0] * 9 + [-1]], [[5, 0, 0, 0, 4, 3, 2, 1, 4, 4]]],
+)
+def test_bleu_of_counts_that_cannot_be_is_refused(counts):
+    with pytest.raises(ValueError, match="counts: expected those of one caption or more"):
+        corpus_bleu(np.array(counts))

@@ -382,7 +382,7 @@ def _bootstrap(
     seed: int,
 ) -> Interval:
     """Interval of ``value``, a function from indices of examples (last axis) to a number."""
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", over="ignore"):
         # answered by an error below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         low, high = stats.bootstrap(
