@@ -477,3 +477,9 @@ def test_seeds_to_decide_are_the_fewest(seeds, smallest):
 def test_seeds_to_decide_refuse(seeds, smallest):
     with pytest.raises(ValueError, match="expected"):
         Interval(0.1, -0.4, 0.6).seeds_to_decide(seeds, smallest=smallest)
+
+
+def test_rounding_is_no_difference():
+    tenths = [0.1 * i + 0.2 for i in range(1, 6)]
+    assert difference(tenths, [round(each, 3) for each in tenths]) == (0, 0, 0)
+    assert difference([1.0, 2.0], [1.0 - 1e-14, 2.0 - 1e-14]).mean > 0

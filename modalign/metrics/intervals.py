@@ -177,7 +177,7 @@ def difference(
 
     Values are paired by label where both sides have labels, the keys of a mapping
     (``{seed: value}``) or the index of a pandas Series or DataFrame, and by place where neither
-    has. The methods:
+    has. A difference of the size of float64's rounding is 0. The methods:
 
     - ``"t"``: Student's interval of the mean (paired) difference. For one value a seed.
     - ``"percentile"``: the paired bootstrap. Examples are drawn with replacement, the same ones
@@ -229,8 +229,12 @@ def difference(
     if statistic is None:
         values = _numbers(left, "a")
         if right is not None:
+            other = _numbers(right, "b")
             with np.errstate(over="ignore"):  # answered by an error
-                values = values - _numbers(right, "b")
+                apart = values - other
+                size = np.maximum(abs(values), abs(other))
+            # 0.1 + 0.2 is not more than 0.3
+            values = np.where(abs(apart) <= 4 * np.finfo(float).eps * size, 0, apart)
         if method == "t":
             return _student(values, confidence)
         return _bootstrap(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign._checks import checked, describe, require_finite, require_rows
+from modalign._scale import unit_rows
 from modalign.models.encoders import Encoder, pooled
 
 Batch = Mapping[str, Mapping[str, Tensor]]
@@ -123,7 +124,8 @@ class JointEmbedding(nn.Module):
             batch: for each modality, its encoder's inputs by name.
 
         Raises:
-            ValueError: for an empty batch, or a modality that the model does not have.
+            ValueError: for an empty batch, a modality that the model does not have, or outputs of
+                an encoder that are not finite.
         """
         unknown = batch.keys() - self.encoders.keys()
         if unknown or not batch:
@@ -131,8 +133,8 @@ class JointEmbedding(nn.Module):
                 f"batch: expected some of {', '.join(self.encoders)}, got {list(batch)}"
             )
         return {
-            name: functional.normalize(
-                self.heads[name](pooled(cast(Encoder, self.encoders[name]), **inputs)), dim=1
+            name: unit_rows(
+                self.heads[name](pooled(cast(Encoder, self.encoders[name]), **inputs)), name
             )
             for name, inputs in batch.items()
         }
