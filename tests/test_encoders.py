@@ -321,3 +321,10 @@ def test_means_of_many_half_precision_states_do_not_lose_count():
             return type("Output", (), {"last_hidden_state": hidden})
 
     assert pooled(Many()).tolist() == [[3.0, 3.0]]
+
+
+def test_pictures_of_another_dtype_are_refused():
+    with pytest.raises(ValueError, match=r"pixel_values: expected torch.float32, .* got float64"):
+        ImageEncoder()(torch.rand(2, 3, 16, 16).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ImageEncoder()(torch.rand(2, 3, 16, 16).bfloat16()).pooler_output.isfinite().all()

@@ -348,3 +348,9 @@ def test_labels_that_do_not_pair_are_refused(captions, references, error, messag
 def test_bleu_of_counts_that_cannot_be_is_refused(counts):
     with pytest.raises(ValueError, match="counts: expected those of one caption or more"):
         corpus_bleu(np.array(counts))
+
+
+@pytest.mark.parametrize("captions", ["ab", iter(["a", "b"]), 3])
+def test_captions_that_are_no_list_are_refused(captions):
+    with pytest.raises(TypeError, match="captions: expected a list, one entry a caption, got"):
+        caption_scores(captions, TWO)

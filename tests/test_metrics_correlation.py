@@ -72,3 +72,11 @@ def test_rounding_of_a_constant_feature_is_no_direction():
 def test_features_of_no_column_are_refused():
     with pytest.raises(ValueError, match="x: expected at least one feature"):
         cca(torch.empty(5, 0), torch.randn(5, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_of_two_dtypes_meet_in_the_wider_one(dtype):
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    found = cca(x.to(dtype), y)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert found.item() == pytest.approx(cca(x, y).item(), abs=0.01)

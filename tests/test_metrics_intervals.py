@@ -483,3 +483,16 @@ def test_rounding_is_no_difference():
     tenths = [0.1 * i + 0.2 for i in range(1, 6)]
     assert difference(tenths, [round(each, 3) for each in tenths]) == (0, 0, 0)
     assert difference([1.0, 2.0], [1.0 - 1e-14, 2.0 - 1e-14]).mean > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resamples": 2.5}, "resamples: expected at least 1, a whole number, got 2.5"),
+        ({"seed": -1}, "seed: expected at least 0, a whole number, got -1"),
+        ({"confidence": "0.9"}, "confidence: expected a number between 0 and 1, got '0.9'"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        difference([1, 2, 3], method="percentile", **options)

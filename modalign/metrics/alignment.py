@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from modalign._checks import checked, describe
 from modalign.metrics._paired import paired, rows_of
@@ -172,7 +173,7 @@ def times_of_matches(
 def checked_times(times: ArrayLike, name: str) -> np.ndarray:
     """Starts and ends (n, 2) in float64, refused where they are none, or not in order."""
     try:
-        found = np.asarray(times, float)
+        found = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, float)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: expected starts and ends (n, 2), got {describe(times)}"

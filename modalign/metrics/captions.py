@@ -103,6 +103,9 @@ def caption_scores(
     >>> f"{bleu_2:.2f}"
     '0.83 [0.71, 1.00]'
     """
+    for given, name in ((captions, "captions"), (references, "references")):
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise TypeError(f"{name}: expected a list, one entry a caption, got {describe(given)}")
     if len(captions) != len(references):
         raise ValueError(
             f"references: expected one list a caption, got {len(references)} for {len(captions)}"

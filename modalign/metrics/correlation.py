@@ -39,6 +39,9 @@ def cca(
         variance: share of each representation's variance whose directions are kept; SVCCA keeps
             0.99.
 
+    Returns:
+        A differentiable scalar, float32 at least.
+
     Raises:
         ValueError: for fewer than 2 examples, features that are not finite or all constant, or
             different numbers of examples.
@@ -49,5 +52,6 @@ def cca(
     """
     if not 0 < variance <= 1:
         raise ValueError(f"variance: expected a share in (0, 1], got {variance}")
-    q, r = _basis(x, variance, "x"), _basis(y, variance, "y")
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    q, r = _basis(x.to(dtype), variance, "x"), _basis(y.to(dtype), variance, "y")
     return (q.T @ r).square().sum() / min(q.shape[1], r.shape[1])

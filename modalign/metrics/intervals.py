@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -220,8 +220,9 @@ def difference(
     """
     require_choice(method, get_args(Method), "method")
     _require_confidence(confidence)
-    if resamples < 1:
-        raise ValueError(f"resamples: expected at least 1, got {resamples}")
+    for name, number, least in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name}: expected at least {least}, a whole number, got {number!r}")
     left, right = (rows_of(a), None) if b is None else paired(a, b, ("a", "b"))
     if right is not None and np.ndim(left) and np.ndim(right) and len(left) != len(right):
         sizes = f"{len(left)} and {len(right)}"
@@ -372,9 +373,9 @@ def _require_whole(table: "pd.DataFrame", needed: list[str], columns: list[str])
 
 def _student(sample: np.ndarray, confidence: float) -> Interval:
     with np.errstate(over="ignore", invalid="ignore"):  # answered by an error
-        half = stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
-        found = Interval(sample.mean(), sample.mean() - half, sample.mean() + half)
-    return _require_held(found)
+        mean = float(sample.mean())
+        half = float(stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1))
+    return _require_held(Interval(mean, mean - half, mean + half))
 
 
 def _bootstrap(
@@ -446,5 +447,5 @@ def _rows(values: Any, name: str) -> np.ndarray:
 
 
 def _require_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
+    if isinstance(confidence, str) or not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")

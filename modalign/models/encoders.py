@@ -209,6 +209,11 @@ class ImageEncoder(_Small):
                 f"sides of at least {self.least} pixels, got {describe(pixel_values)}"
             )
         _refuse_infinite(pixel_values, "pixel_values")
+        dtype = next(self.parameters()).dtype
+        if pixel_values.dtype != dtype and not torch.is_autocast_enabled(pixel_values.device.type):
+            raise ValueError(
+                f"pixel_values: expected {dtype}, as the weights are, got {describe(pixel_values)}"
+            )
         return self.layers(pixel_values)
 
     @checked
