@@ -24,7 +24,7 @@ def movie(frames: UInt8[np.ndarray, "t h w 3"], *, label: str, fps: int = 8) -> 
         fps: frames a second.
 
     Raises:
-        ValueError: for no frame, an odd height or width, or a rate below 1.
+        ValueError: for no frame, an odd height or width, or a rate below 1 or above 1,000.
 
     >>> clip = movie(np.zeros((4, 16, 16, 3), np.uint8), label="nothing moves")
     >>> clip.data[:6]
@@ -35,8 +35,8 @@ def movie(frames: UInt8[np.ndarray, "t h w 3"], *, label: str, fps: int = 8) -> 
         raise ValueError(
             f"frames: expected one or more, of even height and width, got {t} of {height} x {width}"
         )
-    if fps < 1:
-        raise ValueError(f"fps: expected at least 1, got {fps}")
+    if not 1 <= fps <= 1000:
+        raise ValueError(f"fps: expected 1 to 1,000, got {fps}")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "20"})
@@ -60,14 +60,14 @@ def sounds(waveforms: Mapping[str, Float32[np.ndarray, "_"]], *, rate: int) -> H
 
     Raises:
         ValueError: for no sound, an empty one, one that is not finite or outside [-1, 1], or a
-            rate below 1.
+            rate below 1 or above what WAV holds.
 
     >>> sounds({"silence": np.zeros(8, np.float32)}, rate=8000).data.count("<audio")
     1
     """
     if not waveforms:
         raise ValueError("waveforms: expected one or more, got none")
-    if rate < 1:
+    if not 1 <= rate < 2**31:  # twice that, bytes a second, is a field of 32 bits
         raise ValueError(f"rate: expected a positive number of samples a second, got {rate}")
     shown = []
     for name, samples in waveforms.items():

@@ -138,3 +138,24 @@ def test_uniform_gives_each_snippet_as_many_clips():
 def test_baselines_refuse(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: unmatched(-1), "clips: expected a number of them, got -1"),
+        (lambda: proportional([[0, np.nan]], [1]), "clip_times: expected finite times"),
+        (lambda: proportional([], [1]), "clip_times: expected starts and ends"),
+        (lambda: proportional([[0, 1]], [1e308, 1e308]), "lengths: expected"),
+        (lambda: proportional([[0, 1]], [[1, 2]]), "lengths: expected"),
+        (lambda: proportional([[0, 1]], []), "lengths: expected"),
+        (lambda: proportional([[0, 1]], [1], Margins(np.nan, 0)), "margins: expected less"),
+        (lambda: margins_of([[0, np.nan]], [[0, 1]]), "clip_times: expected finite"),
+        (lambda: margins_of([[0, 1]], []), "snippet_times: expected starts"),
+        (lambda: median_margins([]), "margins: expected finite ones of a video or more"),
+        (lambda: median_margins([Margins(np.nan, 1)]), "margins: expected finite ones"),
+    ],
+)
+def test_what_is_no_time_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -285,3 +285,40 @@ def test_bad_annotations_are_refused_by_file_row_and_video(tmp_path, files, mess
 def test_a_video_longer_than_allowed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="video 0003: 1 clips and 2 snippets .* longest=2"):
         yms_samples("test", **write_yms(tmp_path), longest=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": torch.empty(0, 4)}, "text: a simulated view needs at least 1 row"),
+        ({"text": torch.full((2, 4), torch.nan)}, "text: expected finite values"),
+        ({"noise": float("nan")}, "noise, distraction, hidden: expected"),
+        ({"hidden": 1.5}, "noise, distraction, hidden: expected"),
+        ({"distraction": -1.0}, "noise, distraction, hidden: expected"),
+        ({"width": 0}, "width: expected a number above 0"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SimulatedView(**{"text": torch.rand(2, 4), "width": 3, **options})
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_view_sees_directions_and_no_sizes(scale):
+    text = torch.rand(3, 4)
+    known, found = (SimulatedView(x, 8).clips("v", x, [0, -1, 2]) for x in (text, scale * text))
+    torch.testing.assert_close(found, known)
+
+
+def test_a_view_refuses_what_is_not_there():
+    view = SimulatedView(torch.rand(3, 4), 8)
+    with pytest.raises(ValueError, match="snippets: expected finite values"):
+        view.clips("v", torch.full((2, 4), torch.inf), [0, 1])
+    for wrong in (-2, 2):
+        with pytest.raises(ValueError, match="clip_snippet: expected snippets from 0 to 1 or -1"):
+            view.clips("v", torch.rand(2, 4), [0, wrong])
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="samples: expected one or more, got none"):
+        pad([])

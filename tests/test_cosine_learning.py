@@ -196,3 +196,30 @@ def test_a_recorded_run_comes_out_again():
     found = train(Setting(objective="both", measure="debiased", epochs=1)).history
     for column in ("cosine", "cka_biased", "cka_uncentred"):
         assert found[column].to_numpy() == pytest.approx(known[column].to_numpy(), abs=5e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_uncentred_cka_does_not_depend_on_the_scale(scale):
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    known = cosine_learning.uncentred_cka(x, y)
+    torch.testing.assert_close(cosine_learning.uncentred_cka(scale * x, y), known)
+
+
+def test_uncentred_cka_of_zeros_is_none_and_of_nan_refused():
+    x = torch.randn(20, 3)
+    assert cosine_learning.alignment("uncentred", torch.zeros(20, 3), x).isnan()
+    with pytest.raises(ValueError, match="y: expected finite values, got NaN"):
+        cosine_learning.alignment("uncentred", x, torch.full((20, 3), torch.nan))
+
+
+def test_evaluate_refuses_what_is_not_finite():
+    x = torch.randn(20, 3)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        cosine_learning.evaluate(x.fill_(torch.inf), x)
+
+
+def test_claims_refuse_a_seed_that_one_side_lacks():
+    table = made_up_map(0.1)
+    lacks = (table.objective == "both") & (table.seed == 3)
+    with pytest.raises(ValueError, match="lacks 3, which"):
+        claims(table[~lacks], epoch=10, split="train", quality="cosine")

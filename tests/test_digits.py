@@ -43,7 +43,42 @@ def test_scans_find_their_words():
 
 
 def test_matching_layers_of_a_diagonal_map():
-    assert digits.matching_layers(torch.eye(4)).tolist() == [[0, 1, 2, 3]] * 2
+    matches = digits.matching_layers(torch.eye(4))
+    assert matches.tolist() == [torch.eye(4).bool().tolist()] * 2
+    found = digits.shares(matches)
+    assert (found[["same depth", "at most one off", "level"]] == 1).all(axis=None)
+    assert found[["network", "layer"]].values.tolist() == [[n, i] for n in (0, 1) for i in range(4)]
+
+
+def test_layers_that_are_level_share_a_match():
+    # all but the last column are 1 up to rounding, as CCA of wide layers is
+    similarity = 1 + 1e-7 * torch.randn(4, 4)
+    similarity[:, 3] = 0.5
+    found = digits.shares(digits.matching_layers(similarity)).set_index(["network", "layer"])
+    assert found.level[0].tolist() == [3, 3, 3, 3]
+    assert found["same depth"][0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+    assert found["at most one off"][0].tolist() == pytest.approx([2 / 3, 1, 2 / 3, 1 / 3])
+    assert found["same depth"][1].tolist() == pytest.approx([1 / 4] * 4)
+
+
+def test_cca_of_wide_layers_is_a_tie_of_all():
+    x, y = torch.randn(20, 40), torch.randn(20, 50)
+    matches = digits.matching_layers(digits.LAYER_MEASURES["CCA"]([x, y], [y, x]))
+    assert matches.all()
+
+
+@pytest.mark.parametrize(
+    ("similarity", "message"),
+    [
+        (torch.tensor([[1.0, torch.nan], [0, 1]]), "similarity: expected finite values, got NaN"),
+        (torch.empty(0, 0), "similarity: expected at least one"),
+    ],
+)
+def test_matching_layers_refuse(similarity, message):
+    with pytest.raises(ValueError, match=message):
+        digits.matching_layers(similarity)
+    with pytest.raises(ValueError, match="rounding: expected 0 or more"):
+        digits.matching_layers(torch.eye(2), rounding=-1)
 
 
 @pytest.mark.parametrize("name", ["digit_layers", "digit_words"])

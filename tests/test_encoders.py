@@ -280,3 +280,51 @@ def test_inputs_that_do_not_fit(make, inputs, message):
 def test_settings_that_do_not_fit(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("encoder", "inputs"),
+    [
+        (ImageEncoder(), torch.rand(2, 3, 16, 16)),
+        (VideoEncoder(), torch.rand(2, 2, 3, 16, 16)),
+        (AudioEncoder(), torch.rand(2, 4000)),
+    ],
+)
+def test_inputs_that_are_not_finite_are_refused(encoder, inputs, bad):
+    inputs = inputs.clone()
+    inputs[1].flatten()[0] = bad
+    with pytest.raises(ValueError, match=f"{encoder.main_input_name}: expected finite values"):
+        encoder(inputs)
+
+
+def test_padding_of_a_sound_may_hold_anything():
+    encoder, sound = AudioEncoder(), torch.rand(1, 4000)
+    mask = torch.ones(1, 4000, dtype=torch.long)
+    mask[:, 3000:] = 0
+    known = encoder(sound, mask).pooler_output
+    sound[:, 3000:] = torch.nan
+    torch.testing.assert_close(encoder(sound, mask).pooler_output, known)
+
+
+def test_sounds_whose_energies_overflow_are_refused():
+    with pytest.raises(ValueError, match="input_values: energies: expected finite values"):
+        AudioEncoder()(1e25 * torch.rand(1, 4000))
+
+
+def test_means_of_many_half_precision_states_do_not_lose_count():
+    class Many:
+        main_input_name = "input_ids"
+
+        def __call__(self, **inputs):
+            hidden = torch.full((1, 70_000, 2), 3.0, dtype=torch.float16)
+            return type("Output", (), {"last_hidden_state": hidden})
+
+    assert pooled(Many()).tolist() == [[3.0, 3.0]]
+
+
+def test_pictures_of_another_dtype_are_refused():
+    with pytest.raises(ValueError, match=r"pixel_values: expected torch.float32, .* got float64"):
+        ImageEncoder()(torch.rand(2, 3, 16, 16).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ImageEncoder()(torch.rand(2, 3, 16, 16).bfloat16()).pooler_output.isfinite().all()

@@ -204,3 +204,13 @@ def test_sounds_of_several_rates_are_resampled():
     batch = audio_batch(mixed, rate=8000)
     assert batch["input_values"].shape == (2, 80)
     assert batch["attention_mask"].all()
+
+
+def test_sounds_beyond_float32_are_refused():
+    with pytest.raises(ValueError, match="sounds: expected samples that float32 holds, got 1e"):
+        audio_batch([np.array([1e300])])
+
+
+@pytest.mark.parametrize("kind", [">f4", "<f8", np.longdouble, np.float16])
+def test_samples_of_any_floating_kind_will_do(kind):
+    assert audio_batch([np.array([0.5, 1], kind)])["input_values"].tolist() == [[0.5, 1.0]]

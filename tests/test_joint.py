@@ -227,3 +227,37 @@ def test_same_seed_same_model():
 def seeded(make):
     torch.manual_seed(0)
     return make()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_embeddings_are_unit_vectors_whatever_the_size_of_the_outputs(scale):
+    model = JointEmbedding({"image": ImageEncoder(), "other": ImageEncoder()}, dim=8)
+    batch = {"image": {"pixel_values": torch.rand(3, 3, 32, 32)}}
+    known = model.embed(batch)["image"]
+    with torch.no_grad():
+        model.heads["image"].weight *= scale
+        model.heads["image"].bias *= scale
+    torch.testing.assert_close(model.embed(batch)["image"], known)
+    torch.testing.assert_close(known.norm(dim=1), torch.ones(3))
+
+
+def test_outputs_that_are_not_finite_are_refused():
+    model = JointEmbedding({"image": ImageEncoder(), "other": ImageEncoder()}, dim=8)
+    with torch.no_grad():
+        model.heads["image"].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="image: expected finite values, got NaN in row 0"):
+        model.embed({"image": {"pixel_values": torch.rand(3, 3, 32, 32)}})
+
+
+@pytest.mark.parametrize(
+    ("size", "temperature"), [(1.0, 1e-45), (1e25, 0.07), (1.0, math.inf), (1.0, math.nan)]
+)
+def test_exponents_beyond_float32_are_refused(size, temperature):
+    x = size * torch.eye(3)
+    with pytest.raises(ValueError, match="temperature: expected"):
+        contrastive_loss(x, x, temperature)
+
+
+def test_vectors_of_no_column_are_refused():
+    with pytest.raises(ValueError, match="a: expected at least one feature"):
+        contrastive_loss(torch.empty(3, 0), torch.empty(3, 0))

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -144,3 +145,51 @@ def test_scores_refuse(arguments, message):
 def test_matches_that_are_no_runs_in_order_are_refused(matches, message):
     with pytest.raises(ValueError, match=message):
         times_of_matches(np.array(matches, bool))
+
+
+# labels, and what is no number
+
+
+def test_clips_are_paired_by_label():
+    clips, snippets = draw()
+    predicted = np.sort(np.random.default_rng(0).integers(-1, 6, len(clips)))
+    known = alignment_scores(predicted, clips, snippets)
+    names = [f"clip {i}" for i in range(len(clips))]
+    times = pd.DataFrame(clips, names, columns=["start", "end"])
+    shuffled = times.sample(frac=1, random_state=0)
+    found = alignment_scores(pd.Series(predicted, names), shuffled, snippets)
+    assert (found.right, found.total) == (known.right, known.total)
+    assert found.ious == pytest.approx(known.ious)
+    assert alignment_scores(predicted, pd.DataFrame(clips), pd.DataFrame(snippets)).right == (
+        known.right
+    )
+
+
+def test_labels_of_other_clips_are_refused():
+    times = pd.DataFrame(CLIPS, ["a", "b"])
+    with pytest.raises(ValueError, match="clip_times: lacks c, which predicted has"):
+        alignment_scores(pd.Series([0, 1], ["a", "c"]), times, SNIPPETS)
+    with pytest.raises(
+        TypeError, match="predicted, clip_times: expected .* a DataFrame and a list"
+    ):
+        alignment_scores([0, 1], times, SNIPPETS)
+
+
+@pytest.mark.parametrize(
+    "times", [[[0, 1], [1]], [["a", "b"], ["c", "d"]], None, [[-1e308, 1e308]]]
+)
+def test_times_that_are_none_are_refused(times):
+    with pytest.raises(ValueError, match="snippet_times: expected"):
+        alignment_scores([0, 1], CLIPS, times)
+
+
+@pytest.mark.parametrize("lengths", [[1, np.nan], [1, np.inf], [1, 0], [1, -1], [1e308, 1e308]])
+def test_lengths_that_are_none_are_refused(lengths):
+    with pytest.raises(ValueError, match="lengths: expected finite numbers above 0"):
+        times_of_matches(np.eye(2, dtype=bool), np.array(lengths, float))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_matches_of_nothing_are_refused(shape):
+    with pytest.raises(ValueError, match="matches: expected snippets and clips"):
+        times_of_matches(np.zeros(shape, bool))

@@ -53,3 +53,30 @@ def test_cca_refuses(x, message):
 def test_cca_refuses_a_share():
     with pytest.raises(ValueError, match="variance: expected a share"):
         cca(random(5, 2, 0), random(5, 2, 1), variance=99)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e37])
+@pytest.mark.parametrize("variance", [1.0, 0.9])
+def test_the_scale_does_not_matter_even_where_squares_overflow(scale, variance):
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    known = cca(x, y, variance=variance)
+    assert cca(scale * x, y, variance=variance).item() == pytest.approx(known.item(), rel=1e-4)
+
+
+def test_rounding_of_a_constant_feature_is_no_direction():
+    x = torch.cat([torch.full((20, 1), 1 / 3), 1e-9 * torch.randn(20, 1)], 1)
+    y = torch.randn(20, 2)
+    assert cca(x, y).item() == pytest.approx(cca(x[:, 1:], y).item(), rel=1e-3)
+
+
+def test_features_of_no_column_are_refused():
+    with pytest.raises(ValueError, match="x: expected at least one feature"):
+        cca(torch.empty(5, 0), torch.randn(5, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_of_two_dtypes_meet_in_the_wider_one(dtype):
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    found = cca(x.to(dtype), y)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert found.item() == pytest.approx(cca(x, y).item(), abs=0.01)

@@ -149,3 +149,11 @@ def test_grounding_refuses(attention, masks, message):
 def test_iou_refuses_a_threshold(threshold):
     with pytest.raises(ValueError, match="threshold: expected a share"):
         attention_iou(draw(3, 2, 2), MASKS, threshold=threshold)
+
+
+@pytest.mark.parametrize("scale", [1e-323, 1e-300, 1e307])
+def test_the_scale_of_a_map_does_not_matter(scale):
+    maps = torch.tensor([[[1.0, 5.0], [2.0, 3.0]]], dtype=torch.float64)
+    masks = torch.tensor([[[False, True], [False, False]]]).repeat_interleave(4, 1)
+    masks = masks.repeat_interleave(4, 2)
+    assert pointing_game(scale * maps, masks).tolist() == pointing_game(maps, masks).tolist()

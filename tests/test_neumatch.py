@@ -400,3 +400,102 @@ def test_a_saved_model_decides_as_before(tmp_path):
     other = NeuMATCH(9, 7, **SMALL, seed=5).eval()
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     torch.testing.assert_close(model(*inputs), other(*inputs))
+
+
+# what is not finite, or no longer, is never "no match"
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.empty(0, 9), "clips: a standard deviation needs at least 2 rows .* got 0"),
+        (torch.zeros(1, 9), "clips: a standard deviation needs at least 2 rows .* got 1"),
+        (torch.full((5, 9), torch.nan), "clips: expected finite values, got NaN in row 0"),
+        (torch.full((5, 9), torch.inf), "clips: expected finite values, got an infinity"),
+        (torch.randn(5, 9).double(), "clips: expected float32, as the network is, got float64"),
+        (torch.randn(5, 9).half(), "clips: expected float32, as the network is, got float16"),
+        (torch.randn(5, 8), "clips: expected 9 features a row"),
+        (torch.randn(9), "clips: expected 9 features a row"),
+    ],
+)
+@pytest.mark.parametrize("projection", [True, False])
+def test_inputs_that_cannot_be_standardised_are_refused(clips, message, projection):
+    model = small(projection=projection)
+    with pytest.raises(ValueError, match=message):
+        model.fit_inputs(clips, torch.randn(5, 7))
+    with pytest.raises(ValueError, match="snippets: a standard deviation needs"):
+        model.fit_inputs(torch.randn(5, 9), torch.empty(0, 7))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_features_whose_squares_no_number_holds_are_refused(scale):
+    model = small().double()
+    clips = scale * torch.randn(5, 9, dtype=torch.float64)
+    with pytest.raises(ValueError, match="clips: expected features whose squares float64"):
+        model.fit_inputs(clips, torch.randn(5, 7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e35])
+@pytest.mark.parametrize("projection", [True, False])
+def test_the_unit_of_the_features_does_not_matter(scale, projection):
+    model = small(projection=projection)
+    clips, _, snippets, *_ = batch([(5, 3), (4, 3)])
+    model.fit_inputs(clips.flatten(0, 1), snippets.flatten(0, 1))
+    known = model.clip_input(clips)
+    model.fit_inputs(scale * clips.flatten(0, 1), scale * snippets.flatten(0, 1))
+    torch.testing.assert_close(model.clip_input(scale * clips), known, rtol=1e-3, atol=1e-3)
+
+
+def test_a_constant_feature_among_others_is_centred():
+    model = small(projection=False)
+    clips = torch.randn(50, 9)
+    clips[:, 3] = 1 / 3
+    model.fit_inputs(clips, torch.randn(50, 7))
+    assert model.clip_input(clips)[:, 3].abs().max() < 1e-6
+    assert model.clip_input.std[3] == 1
+
+
+def test_features_of_another_unit_than_the_fitted_ones_are_refused():
+    model = small()
+    model.fit_inputs(1e-15 * torch.randn(50, 9), torch.randn(50, 7))
+    clips, n, snippets, m, _ = batch([(5, 3), (4, 3)])
+    for call in (model.align, lambda *x: model(*x, torch.zeros(2, 4, dtype=torch.long))):
+        with pytest.raises(ValueError, match="clips: expected features in the units"):
+            call(1e30 * clips, n, snippets, m)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("place", "name"), [(0, "clips"), (2, "snippets")])
+def test_reduced_features_are_looked_at_too(bad, place, name):
+    model, inputs = small(), list(batch([(5, 3), (4, 3)]))
+    inputs[0], inputs[2] = model.clip_input(inputs[0]), model.text_input(inputs[2])
+    inputs[place][1, 0, 0] = bad
+    with pytest.raises(ValueError, match=f"{name}: expected finite values"):
+        model.align_reduced(*inputs[:4])
+    with pytest.raises(ValueError, match=f"{name}: expected finite values"):
+        model.score(*inputs)
+
+
+def test_weights_that_diverged_do_not_align():
+    model, inputs = small(), batch([(5, 3), (4, 3)])
+    with torch.no_grad():
+        model.classify[2].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="align: the logits of an action are not finite"):
+        model.align(*inputs[:4])
+
+
+def test_a_batch_of_nothing_is_refused():
+    nothing = torch.empty(0, dtype=torch.long)
+    with pytest.raises(ValueError, match="clips: expected one sample or more"):
+        small().align(torch.empty(0, 5, 9), nothing, torch.empty(0, 3, 7), nothing)
+
+
+def test_actions_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="actions: expected 0 to 4, or -1 for padding, got 7"):
+        walk(torch.tensor([[0, 7]]))
+
+
+@pytest.mark.parametrize("width", ["clip_features", "hidden", "matched_hidden"])
+def test_widths_of_nothing_are_refused(width):
+    with pytest.raises(ValueError, match=f"{width}: expected a number above 0, got 0"):
+        NeuMATCH(**{width: 0})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from modalign import records
 from modalign.models import neumatch_experiments as experiments
 from modalign.models.alignment_data import shapes_samples
+from modalign.models.neumatch import NeuMATCH
 from modalign.models.neumatch_experiments import (
     MEASURES,
     NONE,
@@ -288,3 +290,17 @@ def test_the_recorded_counts_of_the_annotations_are_those_of_the_files(real_data
 def test_annotations_that_are_not_there_are_refused_with_where_to_get_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="Get it from"):
         experiments.annotations(tmp_path / "nowhere")
+
+
+def test_norm_ratios_survive_squares_that_overflow_and_gradients_of_zero():
+    model = NeuMATCH(9, 7, hidden=12, action_hidden=4, matched_hidden=6)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e25)
+    small = norm_ratios(model)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e-25)
+    large = norm_ratios(model)
+    assert all(large[name] == pytest.approx(1e50 * small[name], rel=1e-5) for name in small)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    assert all(math.isnan(ratio) for ratio in norm_ratios(model).values())

@@ -42,7 +42,7 @@ def test_clips_that_cannot_be_shown_are_refused(shape):
 def test_a_movie_of_other_types_is_refused():
     with pytest.raises(ValueError, match="frames: expected UInt8"):
         players.movie(np.zeros((2, 16, 16, 3)), label="floats")
-    with pytest.raises(ValueError, match="fps: expected at least 1"):
+    with pytest.raises(ValueError, match="fps: expected 1 to 1,000"):
         players.movie(np.zeros((2, 16, 16, 3), np.uint8), label="stuck", fps=0)
 
 
@@ -70,3 +70,11 @@ def test_no_sound_and_no_rate_are_refused():
         players.sounds({}, rate=8000)
     with pytest.raises(ValueError, match="rate: expected a positive number"):
         players.sounds({"it": np.zeros(3, np.float32)}, rate=0)
+
+
+@pytest.mark.parametrize("rate", [2**31, 10**12, -1])
+def test_rates_that_no_file_holds_are_refused(rate):
+    with pytest.raises(ValueError, match="rate: expected a positive number"):
+        players.sounds({"it": np.zeros(3, np.float32)}, rate=rate)
+    with pytest.raises(ValueError, match="fps: expected 1 to 1,000"):
+        players.movie(np.zeros((1, 2, 2, 3), np.uint8), label="it", fps=rate)

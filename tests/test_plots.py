@@ -74,7 +74,7 @@ def test_the_palette_has_no_two_colours_alike():
 
 
 def test_modalities_need_a_label_each(ax):
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="labels: expected one for each .* got 1 for 2"):
         plots.modalities(ax, [np.zeros((3, 2))] * 2, ["only one"])
 
 
@@ -97,3 +97,150 @@ def test_timeline_draws_a_strip_for_each_assignment_and_leaves_unmatched_clips_g
     assert colours[2] == "#d9d9d9"
     assert len(set(colours[3:])) == 3
     assert [label.get_text() for label in ax.get_yticklabels()] == ["truth", "found"]
+
+
+# many groups, odd names, holes
+
+
+def groups(n, **columns):
+    names = [f"g{i}" for i in range(n)]
+    return pd.DataFrame({"x": [0, 1] * n, "y": 1.0, "by": np.repeat(names, 2), **columns})
+
+
+def styles_of(artists):
+    return {(to_hex(line.get_color()), line.get_marker()) for line in artists}
+
+
+@pytest.mark.parametrize("n", [8, 9, 20, 64])
+def test_every_group_of_many_has_a_style_of_its_own(ax, n):
+    plots.curves(ax, groups(n), "x", "y", "by", legend=False)
+    assert len(styles_of(ax.lines)) == n
+
+
+def test_the_first_eight_groups_have_a_colour_of_their_own(ax):
+    plots.curves(ax, groups(8), "x", "y", "by")
+    assert [to_hex(line.get_color()).upper() for line in ax.lines] == list(plots.PALETTE)
+
+
+def test_more_groups_than_styles_are_refused(ax):
+    with pytest.raises(ValueError, match="by: expected at most 64 groups, got 65"):
+        plots.curves(ax, groups(65), "x", "y", "by")
+
+
+def test_nine_groups_of_intervals_stay_in_their_row(ax):
+    table = pd.DataFrame({"mean": 0.0, "low": -1.0, "high": 1.0, "by": list("abcdefghi")})
+    plots.forest(ax, table.assign(label="one"), "label", "by")
+    places = [container[0].get_ydata()[0] for container in ax.containers]
+    assert len(set(places)) == 9
+    assert max(places) - min(places) < 0.9
+
+
+def test_nine_modalities_are_told_apart(ax):
+    plots.modalities(ax, [np.zeros((2, 2))] * 9, list("abcdefghi"))
+    assert len(ax.collections) == 9
+
+
+@pytest.mark.parametrize("label", ["$5", "$\\nothing{$", "_hidden", "a_b $x$", 3])
+def test_names_are_drawn_as_they_are(label):
+    figure, axes = plt.subplots(1, 4)
+    plots.curves(axes[0], groups(1, by=label), "x", "y", "by")
+    row = {"mean": [0], "low": [0], "high": [0], "label": [label], "by": [label]}
+    plots.forest(axes[1], pd.DataFrame(row), "label", "by")
+    plots.timeline(axes[2], np.array([[0, 1]]), {label: np.array([0])})
+    plots.modalities(axes[3], [np.zeros((1, 2))], [label])
+    axes[3].legend()
+    figure.canvas.draw()
+    shown = axes[0].get_legend().get_texts()[0].get_text()
+    assert shown.replace("\\$", "$").strip() == str(label)
+    assert len(axes[3].get_legend().get_texts()) == 1
+    plt.close(figure)
+
+
+def test_a_group_without_rows_is_not_in_the_legend(ax):
+    table = groups(2, by=pd.Categorical(["a", "a", "b", "b"], ["a", "none", "b"]))
+    plots.curves(ax, table, "x", "y", "by")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_band_is_drawn_where_there_are_several_rows(ax):
+    table = pd.DataFrame({"x": [0, 0, 1, 1, 2], "y": [1.0, 2, 1, 2, 5], "by": "a"})
+    plots.curves(ax, table, "x", "y", "by")
+    assert ax.collections[0].get_paths()[0].vertices[:, 0].max() == 1
+    assert ax.lines[0].get_ydata().tolist() == [1.5, 1.5, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[:0], "table: expected one row or more"),
+        (lambda t: t.assign(y=[1, np.nan]), "table: expected no missing .* 'y': nan"),
+        (lambda t: t.assign(y=[np.inf, 1]), "table: expected no missing or infinite .* inf"),
+        (lambda t: t.assign(by=["a", None]), "table: expected no missing"),
+        (lambda t: t.assign(x=[np.nan, 0]), "table: expected no missing"),
+        (lambda t: t.drop(columns="y"), "table: column: expected one of x, by, got 'y'"),
+    ],
+)
+def test_curves_refuse(ax, change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.curves(ax, change(groups(1)), "x", "y", "by")
+
+
+def test_a_row_that_was_not_run_keeps_its_place_in_a_forest(ax):
+    table = pd.DataFrame(
+        {"mean": [0.0, np.nan], "low": [-1, np.nan], "high": [1, np.nan], "label": list("ab")}
+    )
+    plots.forest(ax, table.assign(by="x"), "label", "by")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0.0, np.nan, 1.0), "finite intervals that hold their mean"),
+        ((0.0, -1.0, np.inf), "finite intervals that hold their mean"),
+        ((2.0, -1.0, 1.0), "finite intervals that hold their mean"),
+    ],
+)
+def test_forest_refuses(ax, numbers, message):
+    table = pd.DataFrame([numbers], columns=["mean", "low", "high"]).assign(label="a", by="b")
+    with pytest.raises(ValueError, match=message):
+        plots.forest(ax, table, "label", "by")
+
+
+def test_forest_refuses_two_rows_in_one_place(ax):
+    table = pd.DataFrame({"mean": [0, 1], "low": [0, 1], "high": [0, 1], "label": "a", "by": "b"})
+    with pytest.raises(ValueError, match="expected one row for each label and by"):
+        plots.forest(ax, table, "label", "by")
+
+
+@pytest.mark.parametrize("matrix", [[[0.1, np.nan]], [[np.inf]], [], [0.1, 0.2]])
+def test_heatmap_refuses(ax, matrix):
+    with pytest.raises(ValueError, match="matrix: expected finite numbers"):
+        plots.heatmap(ax, torch.tensor(matrix))
+
+
+def test_heatmap_refuses_a_scale_without_length(ax):
+    with pytest.raises(ValueError, match="low, high: expected finite numbers in order"):
+        plots.heatmap(ax, torch.eye(2), low=1, high=1)
+
+
+@pytest.mark.parametrize(
+    ("times", "assigned", "message"),
+    [
+        ([[0, 1]], {}, "assigned: expected one assignment"),
+        ([[0, 1]], {"a": np.array([0, 1])}, r"assigned\['a'\]: expected a whole number"),
+        ([[0, 1]], {"a": np.array([0.0])}, r"assigned\['a'\]: expected a whole number"),
+        ([[0, 1]], {"a": np.array([-2])}, r"assigned\['a'\]: expected a whole number"),
+        ([[0, np.nan]], {"a": np.array([0])}, "times: expected finite times"),
+        (np.empty((0, 2)), {"a": np.array([], int)}, "times: expected starts and ends"),
+    ],
+)
+def test_timeline_refuses(ax, times, assigned, message):
+    with pytest.raises(ValueError, match=message):
+        plots.timeline(ax, np.array(times), assigned)
+
+
+@pytest.mark.parametrize("cloud", [np.empty((0, 2)), np.zeros((3, 1)), np.full((1, 2), np.nan)])
+def test_modalities_refuse(ax, cloud):
+    with pytest.raises(ValueError, match="points: expected finite ones"):
+        plots.modalities(ax, [cloud], ["a"])

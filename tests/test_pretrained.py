@@ -392,3 +392,16 @@ def test_states_of_a_waveform_are_masked_as_the_model_does(models):
     mask[1, 400:] = 0
     _, kept = states(model, input_values=torch.randn(2, 800) * mask, attention_mask=mask)
     assert kept.sum(1).tolist() == [39, 19]
+
+
+@pytest.mark.parametrize("bad", [np.array([[1e300]]), np.array([[np.nan]])])
+def test_matrices_that_float32_does_not_hold_are_refused(tmp_path, bad):
+    with pytest.raises(ValueError, match="rows: expected matrices that are finite .* got 'a'"):
+        pretrained.write_matrices(tmp_path / "a.safetensors", iter([("a", bad)]))
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_two_matrices_of_one_key_are_refused(tmp_path):
+    rows = iter([("a", np.zeros((1, 1))), ("a", np.ones((1, 1)))])
+    with pytest.raises(ValueError, match="rows: expected each key once, got several of 'a'"):
+        pretrained.write_matrices(tmp_path / "a.safetensors", rows)

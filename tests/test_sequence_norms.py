@@ -6,7 +6,16 @@ import torch
 
 from modalign import records
 from modalign.models import sequence_norms
-from modalign.models.sequence_norms import Setting, best, difference, sample, settings, train
+from modalign.models.sequence_norms import (
+    Pair,
+    Setting,
+    best,
+    difference,
+    sample,
+    settings,
+    train,
+)
+from modalign.training import DivergenceError
 
 TINY = Setting(examples=96, epochs=1)
 
@@ -125,3 +134,34 @@ def test_record_writes_both_tables(tmp_path, monkeypatch):
 def test_unknown_choices(name):
     with pytest.raises(ValueError, match=f"{name}: expected one of"):
         Setting(**{name: "other"})
+
+
+def test_a_run_that_diverges_says_so():
+    with pytest.raises(DivergenceError, match="the loss is"):
+        train(Setting(optimizer="sgd", learning_rate=1e20, examples=64, epochs=5))
+
+
+def test_an_accuracy_of_no_numbers_is_refused():
+    network, data = Pair(Setting()), sample(5, seed=0)
+    with torch.no_grad():
+        network.head.bias[0] = torch.nan
+    with pytest.raises(ValueError, match="logits: expected finite values"):
+        sequence_norms.accuracy(network, data)
+
+
+@pytest.mark.parametrize("kind", ["towers", "sequences"])
+def test_sequences_of_no_step_are_refused(kind):
+    data = sample(5, seed=0)
+    data.text_lengths[2] = 0
+    with pytest.raises(ValueError, match="lengths: expected 1 to 6 steps"):
+        Pair(Setting(kind=kind))(data)
+
+
+def test_a_difference_is_paired_by_seed():
+    table = pd.DataFrame(
+        {"norm": list("aaabbb"), "seed": [0, 1, 2, 2, 0, 1], "test": [1.0, 2, 3, 2.5, 0.5, 1.5]}
+    )
+    found = sequence_norms.difference(table, "test", {"norm": "a"}, {"norm": "b"})
+    assert found == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="b: lacks 2, which a has"):
+        sequence_norms.difference(table.drop(index=3), "test", {"norm": "a"}, {"norm": "b"})

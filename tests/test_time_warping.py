@@ -205,3 +205,19 @@ def with_entry(value):
 def test_warping_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_sum_beyond_the_dtype_is_refused():
+    cost = torch.full((3, 2), 2.0**15, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"cost: the sum of an alignment, 9.83e\+04, is more than"):
+        dtw(cost)
+    assert dtw(cost.float()).cost.item() == 3 * 2**15
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308])
+def test_sums_beyond_float64_are_refused(value):
+    with pytest.raises(ValueError, match="cost: expected sums that float64 holds"):
+        dtw(torch.full((3, 2), value, dtype=torch.float64))
+    padded = torch.zeros(1, 3, 2, dtype=torch.float64)
+    padded[0, 2] = value
+    assert dtw(padded, clips=torch.tensor([2])).cost.item() == 0

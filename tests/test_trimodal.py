@@ -124,3 +124,23 @@ def test_spoken_digits_learn_from_real_recordings(real_data):
     setting = trimodal.Setting(dataset="spoken-digits", epochs=1)
     scores = trimodal.evaluate(trimodal.train(setting, progress=False))
     assert (scores["nearest_right"] > 0.3).all()
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_directions_do_not_depend_on_the_scale(scale):
+    z = torch.randn(50, 4, dtype=torch.float64)
+    assert trimodal.directions(scale * z) == pytest.approx(trimodal.directions(z))
+    assert trimodal.directions(z[:, :1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(1, 3), "z: a covariance needs at least 2 rows"),
+        (torch.full((5, 3), 1 / 3), "z: expected embeddings that vary, got one point"),
+        (torch.full((5, 3), torch.nan), "z: expected finite values"),
+    ],
+)
+def test_directions_refuse(z, message):
+    with pytest.raises(ValueError, match=message):
+        trimodal.directions(z)

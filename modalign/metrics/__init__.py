@@ -17,20 +17,25 @@ from modalign.metrics.classification import accuracy
 from modalign.metrics.correlation import cca
 from modalign.metrics.grounding import attention_iou, pointing_game
 from modalign.metrics.intervals import (
+    SYMBOLS,
     Interval,
+    Verdict,
     difference,
     interval_table,
+    of_readings,
     paired_table,
     seed_interval,
 )
 from modalign.metrics.ranking import Ranking, Retrieval, retrieval
 
 __all__ = [
+    "SYMBOLS",
     "AlignmentScores",
     "CaptionScores",
     "Interval",
     "Ranking",
     "Retrieval",
+    "Verdict",
     "accuracy",
     "alignment_scores",
     "attention_iou",
@@ -40,6 +45,7 @@ __all__ = [
     "corpus_bleu",
     "difference",
     "interval_table",
+    "of_readings",
     "paired_table",
     "pointing_game",
     "retrieval",

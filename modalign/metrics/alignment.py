@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from modalign._checks import checked, describe
+from modalign.metrics._paired import paired, rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +55,27 @@ def alignment_scores(
 
     Args:
         predicted: the snippet of each clip, -1 for none.
-        clip_times: starts and ends of the clips.
+        clip_times: starts and ends of the clips. Where these and ``predicted`` have labels
+            (mappings, pandas objects), they are paired by them, in the order of ``predicted``.
         snippet_times: starts and ends of the snippets. An empty time (start = end) marks a
             snippet that no clip shows.
 
     Raises:
         ValueError: for times that are not finite, run backwards or overlap, an empty clip, no
-            snippet with a time, or an assignment of another length or to a snippet that is not.
+            snippet with a time, an assignment of another length or to a snippet that is not, or
+            labels that one side lacks.
+        TypeError: where one of ``predicted`` and ``clip_times`` alone has labels.
 
     >>> clips, snippets = [[0, 10], [10, 20], [20, 30]], [[0, 14], [14, 20]]
     >>> found = alignment_scores([0, 1, -1], clips, snippets)
     >>> round(found.video_accuracy, 3), found.ious.round(3).tolist()  # 26 / 30; 10 / 14, 6 / 10
     (0.867, [0.714, 0.6])
     """
-    clips, snippets = _times(clip_times, "clip_times"), _times(snippet_times, "snippet_times")
+    predicted, clip_times = paired(predicted, clip_times, ("predicted", "clip_times"))
+    clips, snippets = (
+        checked_times(clip_times, "clip_times"),
+        checked_times(rows_of(snippet_times), "snippet_times"),
+    )
     if (clips[:, 0] == clips[:, 1]).any():
         place = int((clips[:, 0] == clips[:, 1]).argmax())
         raise ValueError(f"clip_times: expected an end after the start, got none in row {place}")
@@ -134,14 +143,19 @@ def times_of_matches(
         ``clip_times`` and ``snippet_times``; a snippet without clip has an empty time.
 
     Raises:
-        ValueError: where a clip has two snippets, or the clips of a snippet do not follow one
-            another.
+        ValueError: where there is no clip or snippet, a clip has no length or two snippets, or the
+            clips of a snippet do not follow one another.
 
     >>> clips, snippets = times_of_matches(np.array([[True, True, False], [False, False, False]]))
     >>> clips.tolist(), snippets.tolist()
     ([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]], [[0.0, 2.0], [2.0, 2.0]])
     """
-    ends = np.cumsum(np.ones(matches.shape[1]) if lengths is None else lengths)
+    lengths = np.ones(matches.shape[1]) if lengths is None else lengths
+    if not matches.size:
+        raise ValueError(f"matches: expected snippets and clips, got {describe(matches)}")
+    if not ((lengths > 0) & np.isfinite(lengths.sum())).all():
+        raise ValueError(f"lengths: expected finite numbers above 0, got {lengths!r:.60}")
+    ends = np.cumsum(lengths)
     clip_times = np.stack([np.concatenate([[0.0], ends[:-1]]), ends], 1)
     snippet_times = np.empty((len(matches), 2))
     last = 0.0
@@ -156,8 +170,14 @@ def times_of_matches(
     return clip_times, snippet_times
 
 
-def _times(times: ArrayLike, name: str) -> np.ndarray:
-    found = np.asarray(times, float)
+def checked_times(times: ArrayLike, name: str) -> np.ndarray:
+    """Starts and ends (n, 2) in float64, refused where they are none, or not in order."""
+    try:
+        found = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected starts and ends (n, 2), got {describe(times)}"
+        ) from error
     if found.ndim != 2 or found.shape[1] != 2 or not len(found):
         raise ValueError(f"{name}: expected starts and ends (n, 2), got {describe(times)}")
     if not np.isfinite(found).all():
@@ -167,6 +187,10 @@ def _times(times: ArrayLike, name: str) -> np.ndarray:
         raise ValueError(
             f"{name}: expected times in order that do not overlap, got {found[place].tolist()} in "
             f"row {place}" + (f", after {found[place - 1].tolist()}" if place else "")
+        )
+    if not np.isfinite(2 * (found[-1, 1] - found[0, 0])):
+        raise ValueError(
+            f"{name}: expected a length that float64 holds, got {found.tolist()!r:.60}"
         )
     return found
 

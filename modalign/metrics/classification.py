@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalign._checks import checked, require_finite
+from modalign._checks import checked, require_features, require_finite
 
 
 @checked
@@ -24,8 +24,8 @@ def accuracy(
         ignore_index: marks examples without a label.
 
     Raises:
-        ValueError: where no example has a label, a label is not among the c classes, or a logit
-            of a labelled example is not finite.
+        ValueError: where no example has a label, there is no class, a label is not among the c
+            classes, or a logit of a labelled example is not finite.
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [0.0, 0.0]])
@@ -44,6 +44,7 @@ def accuracy(
         return float((predictions == labels).double().mean())
 
     classes = predictions.shape[1]
+    require_features(predictions, "predictions")
     if labels.max() >= classes:
         raise ValueError(
             f"labels: expected classes from 0 to {classes - 1}, got {int(labels.max())}"

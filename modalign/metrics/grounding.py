@@ -104,12 +104,15 @@ def _at_resolution(attention: Tensor, masks: Tensor) -> Float64[Tensor, "n H W"]
             f"masks: expected an object in each, got {len(rows)} empty ones, the first in "
             f"example {rows[0]}; leave these examples out"
         )
+    given = attention.detach().double()
+    top = given.amax((1, 2), keepdim=True)
+    # before the weights of the interpolation, under which the least numbers vanish
+    given = torch.where(top > 0, given / top, 1.0)
     maps = functional.interpolate(
-        attention.detach().double()[:, None],
+        given[:, None],
         size=masks.shape[1:],
         mode="bilinear",
         align_corners=False,
         antialias=True,
     )[:, 0]
-    largest = maps.amax((1, 2), keepdim=True)
-    return torch.where(largest > 0, maps / largest, 1.0)
+    return maps / maps.amax((1, 2), keepdim=True)

@@ -1,7 +1,10 @@
 """The interval of a mean, of a difference and of any statistic of a set of examples."""
 
+import math
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -10,6 +13,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from modalign._checks import require_choice
+from modalign.metrics._paired import paired, require_once, require_same_keys, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +26,19 @@ Statistic = Callable[[Any], float]
 _AT_A_TIME = 2**22
 
 
+Verdict = Literal["holds", "reversed", "absent", "undecided", "depends", "not testable here"]
+
+SYMBOLS: dict[Verdict, str] = {
+    "holds": "\N{HEAVY CHECK MARK}",
+    "reversed": "\N{HEAVY BALLOT X}",
+    "absent": "\N{WHITE CIRCLE}",
+    "undecided": "?",
+    "depends": "\N{CIRCLE WITH LEFT HALF BLACK}",
+    "not testable here": "\N{EN DASH}",
+}
+"""The verdicts on a claim, and the sign of each."""
+
+
 class Interval(NamedTuple):
     """An estimate, a mean unless said otherwise, and its confidence interval."""
 
@@ -31,6 +48,97 @@ class Interval(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def verdict(self, *, paper: float, smallest: float | None = None) -> Verdict:
+        """What an interval of paired differences says of a claim that they have a side.
+
+        The rule of the book, over at least 5 seeds, with ``paper`` and ``smallest`` set before the
+        runs: the claim *holds* where the interval lies on the paper's side of zero, is *reversed*
+        where it lies on the other, *absent* where it holds zero and excludes the smallest effect
+        of interest, and *undecided* where it holds both. An end belongs to the interval.
+
+        Args:
+            paper: the paper's effect. Its sign is the side: 1 or -1 will do where ``smallest`` is
+                given and the paper prints no number.
+            smallest: the smallest effect of interest, as a size; that of ``paper`` by default. 0
+                where none was set before the runs: then nothing is absent.
+
+        Raises:
+            ValueError: for an interval that is not finite or ends before it starts, a ``paper``
+                that has no side, or a ``smallest`` that is not finite or below 0.
+
+        >>> [Interval(m, m - 1, m + 1).verdict(paper=4) for m in (2, -2, 0)]
+        ['holds', 'reversed', 'absent']
+        >>> Interval(0, -1, 1).verdict(paper=0.5)
+        'undecided'
+        """
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"interval: expected finite ends in order, got {self}")
+        if not math.isfinite(paper) or paper == 0:
+            raise ValueError(
+                f"paper: expected an effect with a side, got {paper}; a claim that there is no "
+                "effect is judged by the effect that it denies"
+            )
+        least = abs(paper) if smallest is None else smallest
+        if not 0 <= least < math.inf:
+            raise ValueError(f"smallest: expected the size of an effect, 0 or more, got {smallest}")
+        low, high = (self.low, self.high) if paper > 0 else (-self.high, -self.low)
+        if low > 0:
+            return "holds"
+        if high < 0:
+            return "reversed"
+        return "absent" if high < least else "undecided"
+
+    def seeds_to_decide(self, seeds: int, *, smallest: float) -> int:
+        """How many seeds would make an interval of as many so short that it cannot be undecided.
+
+        For Student's 95% interval: the fewest at which it is shorter than ``smallest``, if the
+        differences spread as they did. A guide for planning, since the spread is an estimate.
+
+        Args:
+            seeds: of this interval.
+            smallest: the smallest effect of interest, as a size.
+
+        Raises:
+            ValueError: for fewer than 2 seeds, or a ``smallest`` that is not above 0.
+
+        >>> Interval(0.1, -0.4, 0.6).seeds_to_decide(5, smallest=0.5)
+        13
+        """
+        if seeds < 2 or not 0 < smallest < math.inf:
+            raise ValueError(
+                f"seeds, smallest: expected 2 seeds or more and an effect above 0, got {seeds} and "
+                f"{smallest}"
+            )
+        spread = (self.high - self.low) / _width(seeds)
+        if not math.isfinite(spread) or spread / smallest > 1e4:
+            raise ValueError(f"interval: expected one near the smallest effect, got {self}")
+        low, high = 2, 2
+        while spread * _width(high) >= smallest:
+            low, high = high, 2 * high
+        return next(n for n in range(low, high + 1) if spread * _width(n) < smallest)
+
+
+def of_readings(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict over all readings that a paper leaves open: *depends* where they differ.
+
+    Raises:
+        ValueError: for no verdict, or one that is none.
+
+    >>> of_readings(["holds", "holds"]), of_readings(["holds", "undecided"])
+    ('holds', 'depends')
+    """
+    found = set(verdicts)
+    if not found:
+        raise ValueError("verdicts: expected one or more, got none")
+    for each in found:
+        require_choice(each, tuple(SYMBOLS), "verdicts")
+    return found.pop() if len(found) == 1 else "depends"
+
+
+def _width(seeds: int) -> float:
+    """Length of Student's 95% interval of differences whose standard deviation is 1."""
+    return float(2 * stats.t.ppf(0.975, seeds - 1) / math.sqrt(seeds))
 
 
 def seed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
@@ -51,7 +159,7 @@ def seed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     '0.20 [0.11, 0.29]'
     """
     _require_confidence(confidence)
-    return _student(_numbers(values, "values"), confidence)
+    return _student(_numbers(rows_of(values), "values"), confidence)
 
 
 def difference(
@@ -67,8 +175,9 @@ def difference(
 ) -> Interval:
     """``a`` minus ``b`` with its confidence interval, pair by pair; ``a`` alone without ``b``.
 
-    Values are paired by position, or by key where both are mappings (``{seed: value}``). The
-    methods:
+    Values are paired by label where both sides have labels, the keys of a mapping
+    (``{seed: value}``) or the index of a pandas Series or DataFrame, and by place where neither
+    has. A difference of the size of float64's rounding is 0. The methods:
 
     - ``"t"``: Student's interval of the mean (paired) difference. For one value a seed.
     - ``"percentile"``: the paired bootstrap. Examples are drawn with replacement, the same ones
@@ -94,10 +203,11 @@ def difference(
         progress: show a bar where a ``statistic`` takes more than two seconds.
 
     Raises:
-        ValueError: where the two sides do not pair (seeds of one side alone are named), for fewer
-            than 2 values, for values or statistics that are not finite, for a ``statistic`` with
-            method ``"t"``, and where BCa is undefined because nothing varies.
-        TypeError: where one side is a mapping and the other is not.
+        ValueError: where the two sides do not pair (labels of one side alone, and those that
+            occur twice, are named), for fewer than 2 values, for values or statistics that are not
+            finite or overflow, for a ``statistic`` with method ``"t"``, and where BCa is undefined
+            because nothing varies.
+        TypeError: where one side has labels and the other has not.
 
     >>> f"{difference({1: 0.3, 2: 0.5, 3: 0.7}, {3: 0.6, 2: 0.4, 1: 0.1}):.2f}"
     '0.13 [-0.01, 0.28]'
@@ -110,12 +220,22 @@ def difference(
     """
     require_choice(method, get_args(Method), "method")
     _require_confidence(confidence)
-    if resamples < 1:
-        raise ValueError(f"resamples: expected at least 1, got {resamples}")
-    left, right = _paired(a, b)
+    for name, number, least in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name}: expected at least {least}, a whole number, got {number!r}")
+    left, right = (rows_of(a), None) if b is None else paired(a, b, ("a", "b"))
+    if right is not None and np.ndim(left) and np.ndim(right) and len(left) != len(right):
+        sizes = f"{len(left)} and {len(right)}"
+        raise ValueError(f"a, b: expected values of the same seeds or examples, got {sizes}")
     if statistic is None:
         values = _numbers(left, "a")
-        values = values if right is None else values - _numbers(right, "b")
+        if right is not None:
+            other = _numbers(right, "b")
+            with np.errstate(over="ignore"):  # answered by an error
+                apart = values - other
+                size = np.maximum(abs(values), abs(other))
+            # 0.1 + 0.2 is not more than 0.3
+            values = np.where(abs(apart) <= 4 * np.finfo(float).eps * size, 0, apart)
         if method == "t":
             return _student(values, confidence)
         return _bootstrap(
@@ -154,16 +274,24 @@ def interval_table(
 ) -> "pd.DataFrame":
     """Mean and 95% interval of each column, as text, a row for each group of ``by``.
 
+    Raises:
+        ValueError: for no row, a column that is not there, a missing value, or a group of one row.
+
     >>> import pandas as pd
     >>> runs = pd.DataFrame({"loss": ["a", "a", "b", "b"], "cka": [0.1, 0.3, 0.4, 0.4]})
     >>> interval_table(runs, "loss", ["cka"], digits=1)["cka"].to_list()
     ['0.2 [-1.1, 1.5]', '0.4 [0.4, 0.4]']
     """
 
+    groups = [by] if isinstance(by, str) else list(by)
+    if set(groups) & set(table.index.names):
+        table = table.reset_index()
+    _require_whole(table, [*groups, *columns], columns)
+
     def text(values: "pd.Series") -> str:
         return f"{seed_interval(values.to_numpy()):.{digits}f}"
 
-    return table.groupby(by, sort=False)[columns].agg(text)
+    return table.groupby(by, sort=False, observed=True)[columns].agg(text)
 
 
 def paired_table(
@@ -206,12 +334,7 @@ def paired_table(
     """
     import pandas as pd
 
-    for column in (by, paired_by, *columns):
-        require_choice(column, [str(name) for name in table.columns], "table: column")
-    needed = table[[by, paired_by, *columns]]
-    if needed.isna().any(axis=None):
-        row = needed[needed.isna().any(axis=1)].iloc[0].to_dict()
-        raise ValueError(f"table: expected no missing value, got the row {row}")
+    _require_whole(table, [by, paired_by, *columns], columns)
     conditions = dict(iter(table.groupby(by, sort=False, observed=True)))
     if baseline not in conditions:
         raise ValueError(
@@ -220,16 +343,11 @@ def paired_table(
     if len(conditions) < 2:
         raise ValueError(f"table: expected a condition beside {baseline!r} in {by}, got none")
     for name, part in conditions.items():
-        twice = part[paired_by][part[paired_by].duplicated()].unique().tolist()
-        if twice:
-            raise ValueError(
-                f"table: expected one row for each {paired_by} of {name!r}, got "
-                f"several of {_listed(twice)}"
-            )
+        require_once(part[paired_by], "table", f"one row for each {paired_by} of {name!r}")
     runs = {name: part.set_index(paired_by) for name, part in conditions.items()}
     rows = []
     for name in [name for name in conditions if name != baseline]:
-        _require_same_keys(runs[name].index, runs[baseline].index, repr(name), repr(baseline))
+        require_same_keys(runs[name].index, runs[baseline].index, repr(name), repr(baseline))
         for column in columns:
             found = difference(
                 runs[name][column].to_dict(), runs[baseline][column].to_dict(), **options
@@ -238,9 +356,26 @@ def paired_table(
     return pd.DataFrame(rows)
 
 
+def _require_whole(table: "pd.DataFrame", needed: list[str], columns: list[str]) -> None:
+    """Refuse a table that lacks a column or a value, and no measure or no row at all."""
+    if isinstance(columns, str) or not len(columns) or not len(table):
+        raise ValueError(
+            f"table, columns: expected rows and a list of columns, got {len(table)} rows and "
+            f"{columns!r}"
+        )
+    for column in needed:
+        require_choice(column, [str(name) for name in table.columns], "table: column")
+    part = table[needed]
+    if part.isna().any(axis=None):
+        row = part[part.isna().any(axis=1)].iloc[0].to_dict()
+        raise ValueError(f"table: expected no missing value, got the row {row}")
+
+
 def _student(sample: np.ndarray, confidence: float) -> Interval:
-    half = stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
-    return Interval(sample.mean(), sample.mean() - half, sample.mean() + half)
+    with np.errstate(over="ignore", invalid="ignore"):  # answered by an error
+        mean = float(sample.mean())
+        half = float(stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1))
+    return _require_held(Interval(mean, mean - half, mean + half))
 
 
 def _bootstrap(
@@ -252,7 +387,7 @@ def _bootstrap(
     seed: int,
 ) -> Interval:
     """Interval of ``value``, a function from indices of examples (last axis) to a number."""
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", over="ignore"):
         # answered by an error below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         low, high = stats.bootstrap(
@@ -267,50 +402,41 @@ def _bootstrap(
             random_state=np.random.default_rng(seed),
         ).confidence_interval
     if np.isnan([low, high]).any():
+        _require_held(Interval(float(value(np.arange(n))), 0, 0))
         raise ValueError(
             "method: BCa is undefined here, because the values or their resamples do not vary; "
             "'percentile' is defined"
         )
-    return Interval(float(value(np.arange(n))), float(low), float(high))
+    return _require_held(Interval(float(value(np.arange(n))), float(low), float(high)))
 
 
-def _paired(a: Values, b: Values | None) -> tuple[Any, Any]:
-    """Both sides in one order."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        _require_same_keys(a, b, "a", "b")
-        return list(a.values()), [b[key] for key in a]
-    if b is not None and isinstance(a, Mapping) != isinstance(b, Mapping):
-        kinds = f"a {type(a).__name__} and a {type(b).__name__}"
-        raise TypeError(f"a, b: expected two mappings, or two lists in one order, got {kinds}")
-    a = list(a.values()) if isinstance(a, Mapping) else a
-    if b is not None and np.ndim(a) and np.ndim(b) and len(a) != len(b):  # type: ignore[arg-type]
-        sizes = f"{len(a)} and {len(b)}"  # type: ignore[arg-type]
-        raise ValueError(f"a, b: expected values of the same seeds or examples, got {sizes}")
-    return a, b
-
-
-def _require_same_keys(a: Any, b: Any, a_name: str, b_name: str) -> None:
-    for keys, others, name, other in ((a, b, b_name, a_name), (b, a, a_name, b_name)):
-        missing = [key for key in keys if key not in others]
-        if missing:
-            raise ValueError(f"{name}: lacks {_listed(missing)}, which {other} has")
-
-
-def _listed(keys: list[Any]) -> str:
-    shown = ", ".join(map(str, keys[:10]))
-    return f"{shown} and {len(keys) - 10} more" if len(keys) > 10 else shown
-
-
-def _numbers(values: ArrayLike, name: str) -> np.ndarray:
-    sample = np.asarray(values, dtype=float)
-    if sample.ndim != 1 or len(sample) < 2:
+def _numbers(values: Any, name: str) -> np.ndarray:
+    raw = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    numeric = raw.dtype.kind in "biuf" or (
+        raw.dtype.kind == "O" and all(isinstance(each, Real | Decimal) for each in raw.flat)
+    )
+    if raw.ndim != 1 or len(raw) < 2 or not numeric:
         raise ValueError(
             f"{name}: expected at least 2 numbers, one a seed or example, got {values!r:.60}"
         )
+    try:
+        sample = raw.astype(float)
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected numbers that float64 holds, got {error}") from error
     if not np.isfinite(sample).all():
         place = int(np.argmin(np.isfinite(sample)))
-        raise ValueError(f"{name}: expected finite numbers, got {sample[place]} at {place}")
+        raise ValueError(f"{name}: expected finite numbers, got {raw[place]} at {place}")
     return sample
+
+
+def _require_held(interval: Interval) -> Interval:
+    """Refuse an interval of which something overflowed."""
+    if not np.isfinite(interval).all():
+        raise ValueError(
+            f"values: expected numbers whose sums and squares float64 holds, got the interval "
+            f"{interval}; rescale them"
+        )
+    return interval
 
 
 def _rows(values: Any, name: str) -> np.ndarray:
@@ -321,5 +447,5 @@ def _rows(values: Any, name: str) -> np.ndarray:
 
 
 def _require_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
+    if isinstance(confidence, str) or not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")

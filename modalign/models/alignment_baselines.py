@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from numpy.typing import ArrayLike
 
 from modalign.metrics import times_of
+from modalign.metrics.alignment import checked_times
 
 
 class Margins(NamedTuple):
@@ -34,6 +35,8 @@ def unmatched(clips: int) -> Int64[np.ndarray, "c"]:
     >>> unmatched(3).tolist()
     [-1, -1, -1]
     """
+    if clips < 0:
+        raise ValueError(f"clips: expected a number of them, got {clips}")
     return np.full(clips, -1)
 
 
@@ -63,18 +66,19 @@ def proportional(
         margins: time without text at both ends.
 
     Raises:
-        ValueError: for lengths that are negative or all 0, and margins that leave no time.
+        ValueError: for lengths that are negative, not finite or all 0, margins that leave no time,
+            and times that are not in order.
 
     >>> proportional([[0, 4], [4, 6], [6, 9], [9, 10]], [3, 1], Margins(0, 1)).tolist()
     [0, 0, 1, -1]
     """
-    times, share = np.asarray(clip_times, float), np.asarray(lengths, float)
-    if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
+    times, share = checked_times(clip_times, "clip_times"), np.asarray(lengths, float)
+    if share.ndim != 1 or not ((share >= 0).all() and 0 < share.sum() < np.inf):
         raise ValueError(
             f"lengths: expected lengths from 0, not all of them 0, got {lengths!r:.60}"
         )
     start, end = times[0, 0] + margins.head, times[-1, 1] - margins.tail
-    if start >= end:
+    if not start < end:  # nor where one of them is no number
         raise ValueError(
             f"margins: expected less than the video, {times[-1, 1] - times[0, 0]:g} long, got "
             f"{margins}"
@@ -91,7 +95,8 @@ def margins_of(clip_times: ArrayLike, snippet_times: ArrayLike) -> Margins:
     >>> margins_of([[0, 4], [4, 10]], [[3, 5], [5, 8]])
     Margins(head=3.0, tail=2.0)
     """
-    clips, snippets = np.asarray(clip_times, float), np.asarray(snippet_times, float)
+    clips = checked_times(clip_times, "clip_times")
+    snippets = checked_times(snippet_times, "snippet_times")
     return Margins(float(snippets[0, 0] - clips[0, 0]), float(clips[-1, 1] - snippets[-1, 1]))
 
 
@@ -101,7 +106,10 @@ def median_margins(margins: Iterable[Margins]) -> Margins:
     >>> median_margins([Margins(1, 9), Margins(2, 0), Margins(9, 5)])
     Margins(head=2.0, tail=5.0)
     """
-    head, tail = np.median(np.array(list(margins)), axis=0).tolist()
+    known = np.array(list(margins), float)
+    if not len(known) or not np.isfinite(known).all():
+        raise ValueError(f"margins: expected finite ones of a video or more, got {known.tolist()}")
+    head, tail = np.median(known, axis=0).tolist()
     return Margins(head, tail)
 
 

@@ -20,7 +20,8 @@ from jaxtyping import Float, Float64, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
-from modalign._checks import checked
+from modalign._checks import checked, require_positive, require_rows
+from modalign._scale import unit_rows
 from modalign.data import load
 from modalign.data.shapes import COLOURS, SHAPES, SIZES, Clip, Split, sample_sequence
 from modalign.metrics import times_of, times_of_matches
@@ -280,7 +281,13 @@ def _part(sample: Sample, clips: slice, snippets: slice, actions: slice) -> Samp
 
 
 def pad(samples: Sequence[Sample]) -> Batch:
-    """Put samples into one batch."""
+    """Put samples into one batch.
+
+    Raises:
+        ValueError: for no sample.
+    """
+    if not len(samples):
+        raise ValueError("samples: expected one or more, got none")
 
     def stack(parts: list[Tensor], value: int) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
@@ -321,6 +328,10 @@ class SimulatedView:
         hidden: part of a snippet's features that a clip does not show.
         distraction: weight s of the distractor.
         seed: of the world.
+
+    Raises:
+        ValueError: for no snippet, features that are not finite, a weight that is not finite or
+            below 0, or a part outside [0, 1].
     """
 
     def __init__(
@@ -333,7 +344,14 @@ class SimulatedView:
         distraction: float = 0.3,
         seed: int = 0,
     ) -> None:
-        self.text = _unit(text)
+        require_rows(len(text), 1, "text", "a simulated view")
+        require_positive(width=width)
+        if not (0 <= noise < math.inf and 0 <= distraction < math.inf and 0 <= hidden <= 1):
+            raise ValueError(
+                "noise, distraction, hidden: expected finite numbers from 0, the last up to 1, got "
+                f"{noise}, {distraction} and {hidden}"
+            )
+        self.text = unit_rows(text, "text")
         self.noise, self.hidden, self.distraction, self.seed = noise, hidden, distraction, seed
         self.weight = self._normal("camera", text.shape[1], width)
 
@@ -346,11 +364,20 @@ class SimulatedView:
     def clips(
         self, video: str, snippets: Float[Tensor, "m e"], clip_snippet: Sequence[int]
     ) -> Float[Tensor, "n d"]:
-        """Features of a video's clips, given its snippets' and which clip belongs to which."""
+        """Features of a video's clips, given its snippets' and which clip belongs to which.
+
+        Raises:
+            ValueError: for features that are not finite, or a snippet that is not there.
+        """
         random = self._generator(f"video {video}")
-        truth = torch.tensor(clip_snippet)
+        truth = torch.tensor(clip_snippet, dtype=torch.long)
+        if len(truth) and not -1 <= truth.min() <= truth.max() < len(snippets):
+            raise ValueError(
+                f"clip_snippet: expected snippets from 0 to {len(snippets) - 1} or -1, got "
+                f"{int(truth.min())} to {int(truth.max())}"
+            )
         told = (truth >= 0)[:, None]
-        seen = _unit(snippets)[truth.clamp(min=0)]
+        seen = unit_rows(snippets, "snippets")[truth.clamp(min=0)]
         seen = seen * (torch.rand(seen.shape, generator=random) >= self.hidden) * told
         other = self.text[torch.randint(len(self.text), truth.shape, generator=random)]
         mixed = seen + torch.where(told, self.distraction, 1.0) * other
@@ -358,10 +385,6 @@ class SimulatedView:
         # a unit vector seen through relu has a mean square of a half
         noise = torch.randn(signal.shape, generator=random) * self.noise * 0.5**0.5
         return signal + noise
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x, dim=1)
 
 
 @functools.cache
@@ -548,7 +571,7 @@ def shapes_samples(
         texts = [snippet.text for snippet in sequence.snippets]
         seen = torch.from_numpy(np.stack([bag_of_attributes(clip) for clip in sequence.clips]))
         random = torch.Generator().manual_seed(zlib.crc32(f"{seed} {split} {index}".encode()))
-        signal = (_unit(seen) @ _camera(seed, seen.shape[1], clip_width)).relu()
+        signal = (unit_rows(seen, "clips") @ _camera(seed, seen.shape[1], clip_width)).relu()
         clips = signal + noise * 0.5**0.5 * torch.randn(signal.shape, generator=random)
         clip_times, snippet_times = times_of_matches(sequence.matches)
         made.append(

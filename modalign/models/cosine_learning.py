@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign import metrics, records
-from modalign._checks import checked, require_choice
+from modalign._checks import checked, require_choice, require_finite, require_positive
+from modalign._scale import rescaled, unit_rows
 from modalign.cka import DegenerateError, cka
 from modalign.training import seeded
 
@@ -92,6 +93,7 @@ def sample_pairs(
     >>> a.shape == b.shape == (5, 64)
     True
     """
+    require_positive(n=n, dim=dim, components=components)
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -118,7 +120,17 @@ def encoder(order: Order, dim: int = 64, width: int = 32, layers: int = 3) -> nn
 
 
 def uncentred_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Equation 2 of the paper as printed: the cosine of two Gram matrices, not centred."""
+    """Equation 2 of the paper as printed: the cosine of two Gram matrices, not centred.
+
+    Raises:
+        ValueError: for features that are not finite.
+        DegenerateError: where all of them are 0.
+    """
+    for z, name in ((x, "x"), (y, "y")):
+        require_finite(z, name)
+        if not z.any():
+            raise DegenerateError(f"{name}: expected features, got zeros")
+    x, y = rescaled(x), rescaled(y)
     return (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
 
 
@@ -142,8 +154,11 @@ def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
     """Mean cosine of the pairs and of shuffled pairs, the three CKAs, and recall at 1.
 
     Recall at 1 is the part of the first 1,000 x whose own y has the largest cosine among theirs.
+
+    Raises:
+        ValueError: for features that are not finite, or too few rows for CKA.
     """
-    x_unit, y_unit = functional.normalize(x, dim=1), functional.normalize(y, dim=1)
+    x_unit, y_unit = unit_rows(x, "x"), unit_rows(y, "y")
     few = x_unit[:1000] @ y_unit[:1000].T
     own = torch.arange(len(few), device=few.device)
     return {
@@ -277,8 +292,8 @@ def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.Data
 def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:
     """Hold the paper's four statements against a recorded map, the third in two versions.
 
-    An effect is positive where the statement holds, and is paired by seed. It ``holds`` where its
-    95% interval lies above 0, is ``reversed`` below 0, and else ``undecided``.
+    An effect is positive where the statement holds, and is paired by seed; its verdict is that of
+    :meth:`modalign.metrics.Interval.verdict`.
 
     Args:
         table: ``cka/map``.
@@ -298,19 +313,20 @@ def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.D
 
         aligned = f"cka_{measure}"
         effects = {
-            "cosine alone lowers CKA": value("cosine", aligned, 0) - value("cosine", aligned),
-            "CKA alone raises the cosine": value("cka", quality) - value("cka", quality, 0),
-            "both, warm-up, beat the cosine": value("both, warm-up", quality)
-            - value("cosine", quality),
-            "both beat the cosine": value("both", quality) - value("cosine", quality),
-            "warm-up helps": value("both, warm-up", quality) - value("both", quality),
+            "cosine alone lowers CKA": (value("cosine", aligned, 0), value("cosine", aligned)),
+            "CKA alone raises the cosine": (value("cka", quality), value("cka", quality, 0)),
+            "both, warm-up, beat the cosine": (
+                value("both, warm-up", quality),
+                value("cosine", quality),
+            ),
+            "both beat the cosine": (value("both", quality), value("cosine", quality)),
+            "warm-up helps": (value("both, warm-up", quality), value("both", quality)),
         }
         for claim, effect in effects.items():
-            interval = metrics.seed_interval(effect.to_numpy())
-            _, low, high = interval
-            verdict = "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+            interval = metrics.difference(*effect)
             choice = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
-            found = {"verdict": verdict, "effect": f"{interval:.3f}"}
+            # no smallest effect of interest was set before the sweep ran
+            found = {"verdict": interval.verdict(paper=1, smallest=0), "effect": f"{interval:.3f}"}
             rows.append({**choice, **interval._asdict(), **found})
     return pd.DataFrame(rows)
 

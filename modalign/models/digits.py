@@ -5,15 +5,16 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from modalign import metrics, records
-from modalign._checks import checked
+from modalign._checks import checked, require_features, require_finite
 from modalign._digits import LEVELS, TEST_SCANS, WORDS
+from modalign._scale import unit_rows
 from modalign.cka import cka, cka_matrix
 from modalign.training import seeded
 
@@ -141,8 +142,8 @@ class ImageWordModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the ten words for each image."""
-        x = functional.normalize(self.image(images), dim=1)
-        return x @ functional.normalize(self.word(), dim=1).T / self.temperature
+        x = unit_rows(self.image(images), "images")
+        return x @ unit_rows(self.word(), "words").T / self.temperature
 
 
 def train_image_words(seed: int, epochs: int = 20) -> ImageWordModel:
@@ -182,14 +183,64 @@ LAYER_MEASURES: dict[str, Callable[[list[Tensor], list[Tensor]], Tensor]] = {
 
 
 @checked
-def matching_layers(similarity: Float[Tensor, "l l"]) -> Int[Tensor, "2 l"]:
-    """For each layer of either network, its most similar layer in the other.
+def matching_layers(
+    similarity: Float[Tensor, "l l"], *, rounding: float = 1e-5
+) -> Bool[Tensor, "2 l l"]:
+    """For each layer of either network, its most similar layers in the other.
 
-    >>> matching_layers(torch.tensor([[0.9, 0.5], [0.6, 0.7]]))
-    tensor([[0, 1],
-            [0, 1]])
+    Where several are level, all of them are: CCA of layers that have at least as many features as
+    there are examples is 1, whatever they compute, and what differs then is rounding.
+
+    Args:
+        similarity: of the first network's layers (rows) with the second's.
+        rounding: layers are level with the most similar one up to this difference.
+
+    Returns:
+        Which layer of the other network (last axis) matches; first for the rows, then the columns.
+
+    Raises:
+        ValueError: for no layer, a similarity that is not finite, or a negative ``rounding``.
+
+    >>> matching_layers(torch.tensor([[0.9, 0.5], [0.6, 0.6]])).int().tolist()
+    [[[1, 0], [1, 1]], [[1, 0], [0, 1]]]
     """
-    return torch.stack([similarity.argmax(1), similarity.argmax(0)])
+    require_features(similarity, "similarity")
+    require_finite(similarity, "similarity")
+    if not rounding >= 0:
+        raise ValueError(f"rounding: expected 0 or more, got {rounding}")
+    both = torch.stack([similarity, similarity.T])
+    return both >= both.amax(2, keepdim=True) - rounding
+
+
+def shares(matches: Bool[Tensor, "2 l l"]) -> pd.DataFrame:
+    """How much of each layer's matches is at its own depth, and at most one off.
+
+    Among t level layers each counts 1 / t, the chance of it where a tie is broken at random.
+
+    Returns:
+        A row for each network and layer: ``network``, ``layer``, ``level`` (t), ``same depth`` and
+        ``at most one off``.
+
+    >>> shares(matching_layers(torch.ones(3, 3)))["same depth"].round(2).unique().tolist()
+    [0.33]
+    """
+    depth = torch.arange(matches.shape[1])
+    off = (depth[:, None] - depth).abs()
+    level = matches.sum(2)
+    columns = {
+        "level": level,
+        **{
+            name: (matches & (off <= most)).sum(2).double() / level
+            for name, most in (("same depth", 0), ("at most one off", 1))
+        },
+    }
+    return pd.DataFrame(
+        {
+            "network": [n for n in range(2) for _ in depth],
+            "layer": depth.repeat(2).tolist(),
+            **{name: values.flatten().tolist() for name, values in columns.items()},
+        }
+    )
 
 
 @torch.no_grad()
@@ -206,21 +257,24 @@ def record(*, seeds: int = 10) -> None:
     """Run both experiments on digits for every seed, and keep them in results/.
 
     ``cka/digit_layers``: the sanity check of Kornblith et al. (2019) on independent pairs of
-    networks, a row for each layer with its most similar layer in the other network.
+    networks, a row for each layer with its most similar layer in the other network and its
+    :func:`shares`.
     ``cka/digit_words``: alignment of scans and words, before and after training.
     """
     start, layers = time.perf_counter(), []
     for seed in tqdm(range(seeds), desc="pairs of networks"):
         pair = [train_classifier(2 * seed + i) for i in range(2)]
         for name, similarity in layer_similarities(*pair).items():
-            for network, found in enumerate(matching_layers(similarity).tolist()):
-                layers += [
-                    {"seed": seed, "measure": name, "network": network, "layer": i, "found": j}
-                    for i, j in enumerate(found)
-                ]
+            matches = matching_layers(similarity)
+            # the first of the level ones, beside what all of them say
+            found = matches.int().argmax(2).flatten().tolist()
+            layers.append(shares(matches).assign(seed=seed, measure=name, found=found))
     parameters = {"seeds": seeds}
     seconds = time.perf_counter() - start
-    records.save(pd.DataFrame(layers), "cka/digit_layers", parameters=parameters, seconds=seconds)
+    order = ["seed", "measure", "network", "layer", "found", "level"]
+    table = pd.concat(layers, ignore_index=True)
+    table = table[[*order, *table.columns.difference(order, sort=False)]]
+    records.save(table, "cka/digit_layers", parameters=parameters, seconds=seconds)
     start, words = time.perf_counter(), []
     for seed in tqdm(range(seeds), desc="images and words"):
         for epochs in (0, 20):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_finite
 
 
 class EncoderOutput(NamedTuple):
@@ -109,8 +109,11 @@ def _state_mask(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     _refuse_rows(~mask.any(1), "a step that is no padding")
-    weights = mask.to(hidden.dtype)[..., None]
-    return (hidden * weights).sum(1) / weights.sum(1)
+    # a count beyond 256 or 2048 is no number of half precision; padding may hold anything
+    total = hidden.masked_fill(~mask[..., None], 0).sum(
+        1, dtype=torch.promote_types(hidden.dtype, torch.float32)
+    )
+    return (total / mask.sum(1, keepdim=True)).to(hidden.dtype)
 
 
 def _lengths(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tensor:
@@ -128,6 +131,11 @@ def _lengths(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tenso
 def _first(lengths: Tensor, t: int) -> Tensor:
     """The mask (b, t) of the first steps of each row."""
     return torch.arange(t, device=lengths.device) < lengths[:, None]
+
+
+def _refuse_infinite(x: Tensor, name: str) -> None:
+    if not torch.compiler.is_compiling():
+        require_finite(x, name)
 
 
 def _refuse_rows(bad: Tensor, expected: str) -> None:
@@ -199,6 +207,12 @@ class ImageEncoder(_Small):
             raise ValueError(
                 f"pixel_values: expected at least 1 picture of {self.in_channels} channels and "
                 f"sides of at least {self.least} pixels, got {describe(pixel_values)}"
+            )
+        _refuse_infinite(pixel_values, "pixel_values")
+        dtype = next(self.parameters()).dtype
+        if pixel_values.dtype != dtype and not torch.is_autocast_enabled(pixel_values.device.type):
+            raise ValueError(
+                f"pixel_values: expected {dtype}, as the weights are, got {describe(pixel_values)}"
             )
         return self.layers(pixel_values)
 
@@ -318,6 +332,7 @@ class AudioEncoder(_Small):
                 waves, self.window, self.hop, window=self.taper, center=False, return_complex=True
             )[:, : self.mel.shape[1]]
             energy = self.mel @ (spectrum.real.square() + spectrum.imag.square())
+            _refuse_infinite(energy, "input_values: energies")
             return (energy + 1e-6).log10() / 4
 
     def _get_feature_vector_attention_mask(self, t: int, attention_mask: Tensor) -> Tensor:
@@ -336,6 +351,7 @@ class AudioEncoder(_Small):
         lengths = _lengths(input_values, attention_mask, "input_values", "sample")
         if attention_mask is not None:
             input_values = input_values.where(attention_mask.bool(), 0)
+        _refuse_infinite(input_values, "input_values")
         hidden = self.spectrogram(input_values)
         mask = _first(self._frames(lengths), hidden.shape[2])
         for layer, norm in zip(self.layers, self.norms, strict=True):

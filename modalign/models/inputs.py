@@ -266,9 +266,15 @@ def _samples(sound: Any, place: int, rate: int | None) -> tuple[Tensor, int | No
                 f"sounds: expected cells of an audio column or arrays of floating-point samples, "
                 f"sound {place} is {describe(sound)}"
             )
-        samples = torch.tensor(array[0] if array.ndim == 2 and len(array) == 1 else array)
+        array = array.astype(np.float64)  # whatever its width and order of bytes
+        samples = torch.from_numpy(array[0] if array.ndim == 2 and len(array) == 1 else array)
     if samples.dim() != 1 or not len(samples):
         raise ValueError(f"sounds: expected (n,) or (1, n), sound {place} is {describe(sound)}")
     if not samples.isfinite().all():
         raise ValueError(f"sounds: expected finite samples, got NaN or infinity in sound {place}")
+    if not samples.float().isfinite().all():
+        raise ValueError(
+            f"sounds: expected samples that float32 holds, got {float(samples.abs().max()):.3g} in "
+            f"sound {place}"
+        )
     return samples.float(), found

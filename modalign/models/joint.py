@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_finite, require_rows
+from modalign._checks import checked, describe, require_features, require_finite, require_rows
+from modalign._scale import unit_rows
 from modalign.models.encoders import Encoder, pooled
 
 Batch = Mapping[str, Mapping[str, Tensor]]
@@ -39,7 +40,8 @@ def contrastive_loss(
             do, neither is a negative of the other; without it every other row is one.
 
     Raises:
-        ValueError: for fewer than 2 rows, rows that are not finite, or a temperature of 0 or less.
+        ValueError: for fewer than 2 rows, rows that are not finite or of no column, a temperature
+            that is not finite and above 0, or so small that float32 does not hold the exponents.
 
     >>> x = torch.eye(3)
     >>> round(contrastive_loss(x, x, 1.0).item(), 4)
@@ -50,11 +52,18 @@ def contrastive_loss(
     require_rows(len(a), 2, "a", "InfoNCE")
     require_finite(a, "a")
     require_finite(b, "b")
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0, got {float(temperature)}")
+    require_features(a, "a")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: expected a finite number above 0, got {float(temperature)}")
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False):
         logits = a.to(dtype) @ b.to(dtype).T / temperature
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"temperature: expected unit vectors over one for which {dtype} holds the exponents, "
+            f"got {float(temperature):.3g} and entries up to "
+            f"{float(torch.stack([a.abs().max(), b.abs().max()]).max()):.3g}"
+        )
     if same is not None:
         equal = same if same.dim() == 2 else same[:, None] == same
         others = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
@@ -123,7 +132,8 @@ class JointEmbedding(nn.Module):
             batch: for each modality, its encoder's inputs by name.
 
         Raises:
-            ValueError: for an empty batch, or a modality that the model does not have.
+            ValueError: for an empty batch, a modality that the model does not have, or outputs of
+                an encoder that are not finite.
         """
         unknown = batch.keys() - self.encoders.keys()
         if unknown or not batch:
@@ -131,8 +141,8 @@ class JointEmbedding(nn.Module):
                 f"batch: expected some of {', '.join(self.encoders)}, got {list(batch)}"
             )
         return {
-            name: functional.normalize(
-                self.heads[name](pooled(cast(Encoder, self.encoders[name]), **inputs)), dim=1
+            name: unit_rows(
+                self.heads[name](pooled(cast(Encoder, self.encoders[name]), **inputs)), name
             )
             for name, inputs in batch.items()
         }

@@ -8,15 +8,23 @@ removes one of them or both; some match the two first. Letters: B samples, N cli
 (padded at the end), A actions (padded with -1), P = 300 the width of the Video and Text Stacks.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from modalign._checks import checked, require_choice, require_finite
+from modalign._checks import (
+    checked,
+    describe,
+    require_choice,
+    require_finite,
+    require_positive,
+    require_rows,
+)
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
 from modalign.projection import RandomProjection
 
@@ -48,9 +56,14 @@ class Walk(NamedTuple):
 def walk(actions: Int[Tensor, "b a"]) -> Walk:
     """Follow lists of actions, padded with -1 at the end. O(B A).
 
+    Raises:
+        ValueError: for an action above 4.
+
     >>> walk(torch.tensor([[0, 2, 1, 2]])).cursors.tolist()
     [[[0, 0], [1, 0], [2, 0], [2, 1]]]
     """
+    if (actions >= len(ACTIONS)).any():
+        raise ValueError(f"actions: expected 0 to 4, or -1 for padding, got {int(actions.max())}")
     taken = actions >= 0
     effects = EFFECTS.to(actions.device)[actions.clamp(min=0)] * taken[..., None]
     after = effects[..., :2].cumsum(1)
@@ -91,21 +104,59 @@ class FixedInput(nn.Module):
         self.project = (
             nn.Identity() if projected is None else RandomProjection(width, projected, seed=seed)
         )
-        self.width = projected or width
+        self.features, self.width = width, projected or width
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("std", torch.ones(self.width))
 
     @torch.no_grad()
     def fit(self, x: Float[Tensor, "n d"]) -> None:
-        """Take mean and standard deviation of features, a row each; a constant one is centred."""
+        """Take mean and standard deviation of features, a row each; a constant one is centred.
+
+        Raises:
+            ValueError: for fewer than 2 rows, another width or dtype, features that are not finite,
+                and those whose squares are too large or too small for their dtype.
+        """
+        self._require(x)
+        require_rows(len(x), 2, "x", "a standard deviation")
+        require_finite(x, "x")
         z = self.project(x)
-        std, self.mean = torch.std_mean(z, 0, correction=0)
-        self.std = torch.where(std > 1e-6 * (1 + self.mean.abs()), std, 1.0)
+        std, mean = torch.std_mean(z, 0, correction=0)
+        vanished = (std == 0) & (z != z[0]).any(0)
+        if not (std.isfinite() & mean.isfinite()).all() or vanished.any():
+            raise ValueError(
+                f"x: expected features whose squares {describe(x)} holds, got sizes up to "
+                f"{float(x.abs().max()):.2g}; rescale them"
+            )
+        # rounding of what is constant: of each feature, and of the sums in a projection
+        size = mean.abs() if isinstance(self.project, nn.Identity) else z.double().abs().mean()
+        self.mean, self.std = mean, torch.where(std > 1e-6 * size, std, 1.0)
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows q"]:
-        """Zero mean and unit variance over what it was fitted to."""
-        return (self.project(x) - self.mean) / self.std
+        """Zero mean and unit variance over what it was fitted to.
+
+        Raises:
+            ValueError: for another width or dtype, and for features that are not finite, or are not
+                in the units of those it was fitted to.
+        """
+        self._require(x)
+        require_finite(x, "x")
+        z = (self.project(x) - self.mean) / self.std
+        if not torch.isfinite(z).all():
+            raise ValueError(
+                f"x: expected features in the units of those that the input was fitted to, got "
+                f"sizes up to {float(x.abs().max()):.2g}"
+            )
+        return z
+
+    def _require(self, x: Tensor) -> None:
+        if x.dtype != self.mean.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"x: expected {str(self.mean.dtype).removeprefix('torch.')}, as the network is, "
+                f"got {describe(x)}; convert one with .to(dtype)"
+            )
+        if x.dim() < 2 or x.shape[-1] != self.features:
+            raise ValueError(f"x: expected {self.features} features a row, got {describe(x)}")
 
 
 def _lstm(inputs: int, hidden: int, layers: int, layer_norm: bool) -> Recurrent:
@@ -257,7 +308,7 @@ class NeuMATCH(nn.Module):
         seed: of the random projection; other weights come from torch's generator.
 
     Raises:
-        ValueError: for another number of actions or an unknown normalisation.
+        ValueError: for another number of actions, an unknown normalisation, or a width below 1.
 
     >>> model = NeuMATCH()
     >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -285,6 +336,13 @@ class NeuMATCH(nn.Module):
         super().__init__()
         if num_actions not in (3, 5):
             raise ValueError(f"num_actions: expected 3 or 5, got {num_actions}")
+        require_positive(
+            clip_features=clip_features,
+            text_features=text_features,
+            hidden=hidden,
+            action_hidden=action_hidden,
+            matched_hidden=matched_hidden,
+        )
         if normalization is not None:
             require_choice(normalization, get_args(Normalization), "normalization")
         self.num_actions = num_actions
@@ -307,9 +365,18 @@ class NeuMATCH(nn.Module):
         self.apply(_initialise)
 
     def fit_inputs(self, clips: Float[Tensor, "n d"], snippets: Float[Tensor, "m e"]) -> None:
-        """Standardise by these features, a row each: those of the training set."""
-        self.clip_input.fit(clips)
-        self.text_input.fit(snippets)
+        """Standardise by these features, a row each: those of the training set.
+
+        Raises:
+            ValueError: for fewer than 2 rows, another width or dtype, features that are not finite,
+                and those whose squares are too large or too small for their dtype.
+        """
+        for fixed, features, name in (
+            (self.clip_input, clips, "clips"),
+            (self.text_input, snippets, "snippets"),
+        ):
+            with _named(name):
+                fixed.fit(features)
 
     def forward(
         self,
@@ -332,10 +399,17 @@ class NeuMATCH(nn.Module):
             ValueError: where shapes, lengths or actions do not fit one another, or a feature is
                 NaN or infinite.
         """
-        require_finite(clips, "clips")
-        require_finite(snippets, "snippets")
-        seen, told = self.clip_input(clips), self.text_input(snippets)
+        seen, told = self._reduce(clips, snippets)
         return self.score(seen, clip_lengths, told, snippet_lengths, actions)
+
+    def _reduce(
+        self, clips: Float[Tensor, "b n d"], snippets: Float[Tensor, "b m e"]
+    ) -> tuple[Float[Tensor, "b n q"], Float[Tensor, "b m r"]]:
+        """Features through the fixed part."""
+        with _named("clips"):
+            seen = self.clip_input(clips)
+        with _named("snippets"):
+            return seen, self.text_input(snippets)
 
     @checked
     def score(
@@ -350,8 +424,7 @@ class NeuMATCH(nn.Module):
 
         Training does that once, as these two do not learn.
         """
-        _require_lengths(clip_lengths, clips.shape[1], "clip_lengths")
-        _require_lengths(snippet_lengths, snippets.shape[1], "snippet_lengths")
+        _require_reduced(clips, clip_lengths, snippets, snippet_lengths)
         lengths = torch.stack([clip_lengths, snippet_lengths], 1)
         trail = walk(actions)
         _require_fit(actions, trail, lengths, self.num_actions)
@@ -418,13 +491,11 @@ class NeuMATCH(nn.Module):
         """Choose the likeliest action at each step, until a sample has no clip or no snippet left.
 
         Call it in evaluation mode; a sample's alignment does not depend on the others' then.
-        Arguments and errors are those of :meth:`forward`.
+        Arguments and errors are those of :meth:`forward`; it is an error too where the network's
+        own weights make a logit that is not finite.
         """
-        require_finite(clips, "clips")
-        require_finite(snippets, "snippets")
-        return self.align_reduced(
-            self.clip_input(clips), clip_lengths, self.text_input(snippets), snippet_lengths
-        )
+        seen, told = self._reduce(clips, snippets)
+        return self.align_reduced(seen, clip_lengths, told, snippet_lengths)
 
     @checked
     @torch.no_grad()
@@ -436,8 +507,7 @@ class NeuMATCH(nn.Module):
         snippet_lengths: Int[Tensor, " b"],
     ) -> Alignment:
         """:meth:`align` of features that went through ``clip_input`` and ``text_input`` before."""
-        _require_lengths(clip_lengths, clips.shape[1], "clip_lengths")
-        _require_lengths(snippet_lengths, snippets.shape[1], "snippet_lengths")
+        _require_reduced(clips, clip_lengths, snippets, snippet_lengths)
         lengths = torch.stack([clip_lengths, snippet_lengths], 1)
         stacks = self.encode(clips, clip_lengths, snippets, snippet_lengths)
         samples = torch.arange(len(clips), device=clips.device)
@@ -449,7 +519,13 @@ class NeuMATCH(nn.Module):
         while (active := (cursor < lengths).all(1)).any():
             tops = _tops(stacks, lengths, cursor[:, None])
             state = [*tops, past, memory.output, positions(cursor[:, None], lengths)]
-            action = self.classify(torch.cat(state, -1))[:, 0].argmax(1)
+            logits = self.classify(torch.cat(state, -1))[:, 0]
+            if not torch.isfinite(logits[active]).all():
+                raise ValueError(
+                    "align: the logits of an action are not finite, though the features are; did "
+                    "training diverge?"
+                )
+            action = logits.argmax(1)
             effect = EFFECTS.to(action.device)[action] * active[:, None]
             matched = effect[:, 2].bool()
             matches[samples[matched], cursor[matched, 0], cursor[matched, 1]] = True
@@ -573,6 +649,29 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(weight)
         if "bias_ih" in name or re.fullmatch(r"norm_ih\.\d+\.bias", name):
             nn.init.ones_(weight[forget])
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors about ``x`` name the argument that it came as."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("x: ", f"{name}: ", 1)) from error
+
+
+def _require_reduced(
+    clips: Tensor, clip_lengths: Tensor, snippets: Tensor, snippet_lengths: Tensor
+) -> None:
+    """Refuse an empty batch, lengths outside of it, and features that are not finite."""
+    for x, lengths, name in (
+        (clips, clip_lengths, "clips"),
+        (snippets, snippet_lengths, "snippets"),
+    ):
+        if not x.numel():
+            raise ValueError(f"{name}: expected one sample or more, got {describe(x)}")
+        _require_lengths(lengths, x.shape[1], f"{name.removesuffix('s')}_lengths")
+        require_finite(x, name)
 
 
 def _require_lengths(lengths: Tensor, longest: int, name: str) -> None:

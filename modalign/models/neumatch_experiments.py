@@ -29,10 +29,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from modalign import records
-from modalign._checks import require_choice
+from modalign._checks import require_choice, require_finite
+from modalign._scale import unit_rows
 from modalign.data import load, source
 from modalign.lars import LARS
-from modalign.metrics import alignment_scores, paired_table, summarise_alignment, times_of
+from modalign.metrics import (
+    Interval,
+    alignment_scores,
+    paired_table,
+    summarise_alignment,
+    times_of,
+)
 from modalign.models.alignment_baselines import (
     NO_MARGINS,
     feature_free,
@@ -232,7 +239,10 @@ def action_loss(model: NeuMATCH, batch: Batch, *, label_smoothing: float) -> Ten
 
 
 def norm_ratios(model: NeuMATCH) -> dict[str, float]:
-    """Norm of the parameters over norm of their gradients, of the parts that Table 3 names."""
+    """Norm of the parameters over norm of their gradients, of the parts that Table 3 names.
+
+    NaN where all gradients are 0, or there is none.
+    """
     parts: dict[str, list[nn.Module]] = {
         "video": [model.video],
         "text": [model.text],
@@ -242,9 +252,13 @@ def norm_ratios(model: NeuMATCH) -> dict[str, float]:
     ratios = {}
     for name, modules in parts.items():
         parameters = [p for module in modules for p in module.parameters() if p.grad is not None]
-        weight = nn.utils.get_total_norm([p.detach() for p in parameters])
-        gradient = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        ratios[f"ratio {name}"] = float(weight / gradient)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # in float64, where the square of no float32 overflows or vanishes
+        weight, gradient = (
+            float(nn.utils.get_total_norm([each.detach().double() for each in tensors]))
+            for tensors in (parameters, gradients)
+        )
+        ratios[f"ratio {name}"] = weight / gradient if gradient else math.nan
     return ratios
 
 
@@ -390,6 +404,10 @@ def similarity(of: Sequence[Sample], *, ridge: float = 10.0) -> Callable[[Sample
     y = torch.cat(
         [each.snippets[each.clip_snippet[rows]] for each, rows in zip(of, matched, strict=True)]
     ).double()
+    if not len(x):
+        raise ValueError("of: expected samples of which a clip is matched, got none")
+    require_finite(x, "of: clips")
+    require_finite(y, "of: snippets")
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     penalty = ridge * x.square().sum(0).mean() / len(x) ** 0.5
@@ -398,7 +416,7 @@ def similarity(of: Sequence[Sample], *, ridge: float = 10.0) -> Callable[[Sample
     def cosine(sample: Sample) -> Float[Tensor, "n m"]:
         told = sample.snippets.double() - y_mean
         seen = (sample.clips.double() - x_mean) @ weight
-        return functional.normalize(seen, dim=1) @ functional.normalize(told, dim=1).T
+        return unit_rows(seen, "clips") @ unit_rows(told, "snippets").T
 
     return cosine
 
@@ -615,10 +633,13 @@ def finals(table: pd.DataFrame) -> pd.DataFrame:
 def verdict(low: float, high: float) -> str:
     """What an interval says of a claim that its quantity is above 0.
 
+    No smallest effect of interest was set before the sweeps ran, so that nothing is absent; see
+    :meth:`modalign.metrics.Interval.verdict`.
+
     >>> [verdict(1, 3), verdict(-1, 2), verdict(-3, -1)]
     ['holds', 'undecided', 'reversed']
     """
-    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+    return Interval((low + high) / 2, low, high).verdict(paper=1, smallest=0)
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:

@@ -351,12 +351,22 @@ def _write_vectors(path: pathlib.Path, rows: Iterator[np.ndarray], name: str) ->
 
 
 def write_matrices(path: pathlib.Path, rows: Iterator[tuple[str, np.ndarray]]) -> None:
-    """Write float32 matrices by key as safetensors, with one of them in memory at a time."""
+    """Write float32 matrices by key as safetensors, with one of them in memory at a time.
+
+    Raises:
+        ValueError: for a key that came before, and a matrix that is not finite in float32.
+    """
     header: dict[str, dict[str, object]] = {}
     body, end = path.with_suffix(".body"), 0
     with body.open("wb") as file:
         for key, matrix in rows:
-            content = np.ascontiguousarray(matrix, "<f4").tobytes()
+            if key in header:
+                raise ValueError(f"rows: expected each key once, got several of {key!r}")
+            with np.errstate(over="ignore"):  # answered by an error
+                single = np.ascontiguousarray(matrix, "<f4")
+            if not np.isfinite(single).all():
+                raise ValueError(f"rows: expected matrices that are finite in float32, got {key!r}")
+            content = single.tobytes()
             file.write(content)
             offsets = [end, end := end + len(content)]
             header[key] = {"dtype": "F32", "shape": matrix.shape, "data_offsets": offsets}

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign import metrics, records
-from modalign._checks import require_choice
+from modalign._checks import require_choice, require_finite
 from modalign.lars import LARS
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+from modalign.training import DivergenceError
 
 Kind = Literal["towers", "sequences"]
 Optimizer = Literal["sgd", "adam", "lars"]
@@ -111,6 +112,12 @@ def sample(
     return Data(video, video_lengths, text, text_lengths, score.argmax(1))
 
 
+def _require_steps(x: Tensor, lengths: Tensor) -> None:
+    """Refuse sequences of no step, of which there is no mean."""
+    if not ((lengths >= 1) & (lengths <= x.shape[1])).all():
+        raise ValueError(f"lengths: expected 1 to {x.shape[1]} steps, got {lengths.tolist()!r:.60}")
+
+
 class OutputNorm(nn.Module):
     """One of the normalisations of an LSTM's outputs, or none."""
 
@@ -148,6 +155,7 @@ class Reader(nn.Module):
         return outputs, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        _require_steps(x, lengths)
         outputs, valid = self.steps(x, lengths)
         return (outputs * valid[..., None]).sum(1) / lengths[:, None]
 
@@ -162,6 +170,7 @@ class Tower(nn.Module):
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        _require_steps(x, lengths)
         return self.layers(x.sum(1) / lengths[:, None])
 
 
@@ -208,7 +217,9 @@ def accuracy(network: Pair, data: Data, *, shuffled: str | None = None) -> float
             name: getattr(data, name).roll(1, 0) for name in (shuffled, f"{shuffled}_lengths")
         }
         data = data._replace(**columns)
-    return (network(data).argmax(1) == data.label).float().mean().item()
+    logits = network(data)
+    require_finite(logits, "logits")
+    return (logits.argmax(1) == data.label).float().mean().item()
 
 
 def _norm(tensors: list[Tensor]) -> float:
@@ -248,6 +259,9 @@ def train(setting: Setting) -> pd.DataFrame:
         each modality, and means over the epoch, ``ratio`` (``|w| / |gradient|``) and ``pace``
         (``|step| / |w|``) of its network; and the statistics of the outputs of LSTMs.
 
+    Raises:
+        DivergenceError: where the loss is no longer finite.
+
     >>> history = train(Setting(examples=64, epochs=2))
     >>> history.epoch.tolist()
     [1, 2]
@@ -262,7 +276,7 @@ def train(setting: Setting) -> pd.DataFrame:
         network = Pair(setting)
     optimizer = optimizer_for(setting, network)
     readers: dict[str, list[Tensor]] = {n: [*network.readers[n].parameters()] for n in MODALITIES}
-    history = []
+    history: list[dict[str, Any]] = []
     for epoch in range(1, setting.epochs + 1):
         losses, sizes = [], []
         order = torch.randperm(setting.examples, generator=generator)
@@ -271,6 +285,11 @@ def train(setting: Setting) -> pd.DataFrame:
             optimizer.zero_grad()
             loss = functional.cross_entropy(network(batch), batch.label)
             loss.backward()
+            if not torch.isfinite(loss):
+                raise DivergenceError(
+                    f"epoch {epoch}: the loss is {loss.item()}; lower the learning rate",
+                    pd.DataFrame(history),
+                )
             before = {name: [w.detach().clone() for w in ws] for name, ws in readers.items()}
             optimizer.step()
             losses.append(loss.item())
@@ -326,8 +345,8 @@ def difference(
         part = table
         for name, value in choice.items():
             part = part[part[name] == value]
-        sides.append(part.set_index("seed")[column].sort_index())
-    return metrics.seed_interval((sides[0] - sides[1]).to_numpy())
+        sides.append(part.set_index("seed")[column])
+    return metrics.difference(*sides)
 
 
 GRIDS: dict[str, dict[str, Sequence[Any]]] = {

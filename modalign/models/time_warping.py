@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalign._checks import checked, require_finite
+from modalign._checks import checked, describe, require_finite
 
 PAIR, SNIPPET, CLIP, NONE = range(4)
 # (state before, state after, step in snippets, step in clips)
@@ -128,7 +128,8 @@ def drop_dtw(
 
     Raises:
         ValueError: for costs that are not finite, a NaN or minus infinity for a drop, empty
-            sequences, lengths beyond the matrix, and where no alignment has a finite cost.
+            sequences, lengths beyond the matrix, where no alignment has a finite cost, and where
+            the sum is more than the dtype of the costs holds.
 
     >>> cost = torch.tensor([[0.0, 5.0, 5.0], [4.0, 5.0, 4.0], [5.0, 6.0, 0.0]])
     >>> drop_dtw(cost, clip_drop=2.0, snippet_drop=1.0)
@@ -169,8 +170,14 @@ def _warp(
             f"cost: no alignment of the {int(m[place])} clips and {int(n[place])} snippets of "
             f"example {place} is allowed; let drops cost less than infinity"
         )
+    given = total.to(cost.dtype)
+    if torch.isinf(given).any():
+        raise ValueError(
+            f"cost: the sum of an alignment, {float(total.abs().max()):.3g}, is more than "
+            f"{describe(cost)} holds; pass float64 or rescale"
+        )
     assignment = _trace(price, origins, steps, state, n, m)
-    return Warping(assignment.reshape(*batch, c), total.to(cost.dtype).reshape(batch))
+    return Warping(assignment.reshape(*batch, c), given.reshape(batch))
 
 
 def _fill(
@@ -258,7 +265,12 @@ def _require_finite_costs(price: Tensor, n: Tensor, m: Tensor) -> None:
     """Refuse NaN and infinity among the costs, whatever the padding holds."""
     i, j = (torch.arange(size, device=price.device) for size in price.shape[1:])
     padding = (i[:, None] >= n[:, None, None]) | (j >= m[:, None, None])
-    require_finite(price.masked_fill(padding, 0), "cost")
+    real = price.masked_fill(padding, 0)
+    require_finite(real, "cost")
+    if not torch.isfinite(real.abs().amax() * sum(price.shape[1:])):
+        raise ValueError(
+            f"cost: expected sums that float64 holds, got costs up to {float(real.abs().max()):.3g}"
+        )
 
 
 def _drop(

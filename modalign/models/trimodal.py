@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modalign import data, records
-from modalign._checks import require_choice
+from modalign._checks import require_choice, require_finite, require_rows
+from modalign._scale import rescaled
 from modalign.cka import cka
 from modalign.data import shapes
 from modalign.metrics import retrieval
@@ -257,10 +258,19 @@ def directions(z: Tensor) -> float:
     The participation ratio of the eigenvalues of their covariance: dim where all directions have
     one variance, 1 where only one has any.
 
+    Raises:
+        ValueError: for fewer than 2 rows, and embeddings that are not finite or do not vary.
+
     >>> round(directions(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 2)
     2.0
     """
-    variances = torch.linalg.eigvalsh(torch.cov(z.T.double()))
+    require_rows(len(z), 2, "z", "a covariance")
+    require_finite(z, "z")
+    z = z.double()
+    if not (z != z[0]).any():
+        raise ValueError("z: expected embeddings that vary, got one point")
+    z = rescaled(z - z[0])
+    variances = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(z.T)))
     return (variances.sum().square() / variances.square().sum()).item()
 
 
