@@ -5,7 +5,7 @@ import torch
 
 from modalign import records
 from modalign.data import shapes
-from modalign.models import trimodal
+from modalign.studies import data as trimodal
 
 SMALL = trimodal.Setting(examples=96, candidates=24, epochs=2, batch_size=32, max_objects=1)
 

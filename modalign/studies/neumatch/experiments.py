@@ -40,7 +40,16 @@ from modalign.metrics import (
     summarise_alignment,
     times_of,
 )
-from modalign.models.alignment_baselines import (
+from modalign.models.alignment_data import (
+    Batch,
+    Sample,
+    batches,
+    blocks,
+    pad,
+)
+from modalign.models.neumatch import NeuMATCH
+from modalign.models.time_warping import drop_dtw, dtw, one_to_many_dtw
+from modalign.studies.neumatch.baselines import (
     NO_MARGINS,
     feature_free,
     margins_of,
@@ -49,19 +58,7 @@ from modalign.models.alignment_baselines import (
     uniform,
     unmatched,
 )
-from modalign.models.alignment_data import (
-    EASIER,
-    Batch,
-    Sample,
-    batches,
-    blocks,
-    easier_yms_samples,
-    pad,
-    shapes_samples,
-    yms_samples,
-)
-from modalign.models.neumatch import NeuMATCH
-from modalign.models.time_warping import drop_dtw, dtw, one_to_many_dtw
+from modalign.studies.neumatch.worlds import EASIER, easier_yms_samples, shapes_samples, yms_samples
 from modalign.training import fit, seeded
 
 Dataset = Literal["shapes", "yms"]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modalign import records
-from modalign.models import sequence_norms
-from modalign.models.sequence_norms import (
+from modalign.studies import sequences as sequence_norms
+from modalign.studies.sequences import (
     Pair,
     Setting,
     best,

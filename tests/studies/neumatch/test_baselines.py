@@ -3,7 +3,7 @@ import pytest
 
 from modalign import data
 from modalign.metrics import alignment_scores, summarise_alignment, times_of
-from modalign.models.alignment_baselines import (
+from modalign.studies.neumatch.baselines import (
     Margins,
     feature_free,
     margins_of,

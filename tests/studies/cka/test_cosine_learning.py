@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from modalign import records
-from modalign.models import cosine_learning
-from modalign.models.cosine_learning import Setting, claims, sample_pairs, settings, train
+from modalign.studies.cka import cosine_learning
+from modalign.studies.cka.cosine_learning import Setting, claims, sample_pairs, settings, train
 
 TINY = Setting(examples=600, epochs=1)
 

@@ -7,19 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalign.models.alignment_data import (
-    EASIER,
-    SimulatedView,
     actions_of,
     batches,
     blocks,
     clip_snippet_of,
-    easier_yms_samples,
     make_sample,
     pad,
+)
+from modalign.models.neumatch import walk
+from modalign.studies.neumatch.worlds import (
+    EASIER,
+    SimulatedView,
+    easier_yms_samples,
     shapes_samples,
     yms_samples,
 )
-from modalign.models.neumatch import walk
 
 
 @st.composite

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modalign import records
-from modalign.models import digits
+from modalign.studies.cka import digits
 
 
 def test_scans_are_scikit_learns():

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from modalign import records
-from modalign.models import neumatch_experiments as experiments
-from modalign.models.alignment_data import shapes_samples
 from modalign.models.neumatch import NeuMATCH
-from modalign.models.neumatch_experiments import (
+from modalign.studies.neumatch import experiments
+from modalign.studies.neumatch.experiments import (
     MEASURES,
     NONE,
     PAPER,
@@ -37,6 +36,7 @@ from modalign.models.neumatch_experiments import (
     train,
     warpings,
 )
+from modalign.studies.neumatch.worlds import shapes_samples
 
 TINY = {"sequences": 40, "hidden": 8, "epochs": 2, "every": 1}
 

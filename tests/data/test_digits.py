@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from modalign import data
-from modalign.models import digits as model
+from modalign.studies.cka import digits as model
 
 
 def test_digits_are_the_scans_of_scikit_learn():

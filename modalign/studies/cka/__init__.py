@@ -1,0 +1,1 @@
+"""The chapter "Centred kernel alignment": the synthetic experiment, and real digits."""
