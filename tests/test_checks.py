@@ -4,7 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalign._checks import checked, describe, require_choice, require_finite, require_rows
+from modalign._checks import (
+    checked,
+    describe,
+    describe_disk,
+    narrowed,
+    require_choice,
+    require_finite,
+    require_rows,
+    row_norms,
+)
 
 
 @checked
@@ -128,3 +137,70 @@ def test_require_choice():
         require_choice("bth", ("both", "cka"), "loss")
     with pytest.raises(ValueError, match=r"got 7$"):
         require_choice(7, ("both", "cka"), "loss")
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), np.int64(2)]
+)
+def test_scalars_of_numpy_and_torch_count_as_numbers(number):
+    x = torch.ones(3, 2)
+    assert scaled(x, x, factor=number) == 12 * float(number)
+
+
+@pytest.mark.parametrize(
+    "factor", [np.array([0.5]), torch.tensor([0.5]), torch.tensor(0.5, requires_grad=True), "0.5"]
+)
+def test_what_is_no_number_does_not_count_as_one(factor):
+    with pytest.raises(TypeError, match="factor: expected float, got"):
+        scaled(torch.ones(3, 2), torch.ones(3, 2), factor=factor)
+
+
+def test_a_fraction_does_not_count_as_a_whole_number():
+    @checked
+    def repeated(times: int | None = None) -> object:
+        return times
+
+    assert type(repeated(np.int64(2))) is int
+    assert repeated() is None
+    for times in (np.float64(2), torch.tensor(2.0)):
+        with pytest.raises(TypeError, match="times: expected int"):
+            repeated(times)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("sparse", ["to_sparse", "to_sparse_csr"])
+def test_sparse_tensors_are_refused(sparse):
+    x = torch.eye(3)
+    with pytest.raises(ValueError, match=r"^y: expected a dense tensor, got layout torch.sparse"):
+        scaled(x, getattr(x, sparse)())
+
+
+def test_require_finite_of_a_scalar():
+    with pytest.raises(ValueError, match="^x: expected a finite value, got nan$"):
+        require_finite(torch.tensor(float("nan")), "x")
+
+
+def test_narrowed_refuses_what_the_type_does_not_hold():
+    x = torch.tensor([1.0, 1e-60, 0.0], dtype=torch.float64)
+    assert narrowed(x, torch.float32, "x").tolist() == [1, 0, 0]
+    assert narrowed(0 * x, torch.float16, "x").tolist() == [0, 0, 0]
+    assert narrowed(x[:0], torch.float16, "x").shape == (0,)
+    with pytest.raises(ValueError, match=r"^x: expected numbers that float32 .* got 1e\+60$"):
+        narrowed(x * 1e60, torch.float32, "x")
+    with pytest.raises(ValueError, match=r"^x: .* that float16 holds, 6.1e-05 or more, got none"):
+        narrowed(x * 1e-20, torch.float16, "x")
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1.0, 1e19, 1e37])
+def test_row_norms_neither_overflow_nor_vanish(scale):
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]]) * scale
+    norms = row_norms(x.requires_grad_(), "x")
+    torch.testing.assert_close(norms.double(), x.double().norm(dim=1), rtol=1e-6, atol=0)
+    norms.sum().backward()
+    assert x.grad is None or x.grad.isfinite().all()
+    with pytest.raises(ValueError, match="^x: expected rows with a norm that float32 holds"):
+        row_norms(torch.full((1, 9), 3e38), "x")
+
+
+def test_describe_disk(tmp_path):
+    assert " GB free" in describe_disk(tmp_path / "no" / "file")
