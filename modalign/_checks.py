@@ -3,8 +3,10 @@
 import difflib
 import functools
 import inspect
+import pathlib
+import shutil
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ def describe(value: object) -> str:
         return f"ndarray {value.dtype} {value.shape}"
     if isinstance(value, list | tuple) and value:
         return f"{type(value).__name__} of {len(value)}, the first {describe(value[0])}"
-    return f"{type(value).__name__} {value!r:.60}"
+    return f"{type(value).__name__} {' '.join(repr(value).split()):.60}"
 
 
 def _readable(annotation: object) -> str:
@@ -42,12 +44,26 @@ def _readable(annotation: object) -> str:
     return str(annotation)
 
 
+def _plain(value: object, kind: Any) -> object:
+    """A scalar of NumPy or torch as Python's, where that is what was asked for."""
+    if isinstance(value, Tensor):
+        scalar = not value.dim() and not value.requires_grad
+    else:
+        scalar = isinstance(value, np.ndarray | np.generic) and not value.ndim
+    if not scalar or kind is inspect.Parameter.empty or hasattr(kind, "dim_str"):
+        return value
+    number = value.item()  # type: ignore[attr-defined]
+    fits = not is_bearable(value, kind, conf=_conf) and is_bearable(number, kind, conf=_conf)
+    return number if fits else value
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Hold a function's arguments against the shapes and types in its signature.
 
     A letter stands for one size in all arguments of a call. What does not fit raises an error
     that lists each argument beside what was expected of it: a ``TypeError`` where an argument is
-    of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype.
+    of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype, or
+    is sparse. A number may be one of NumPy, or a tensor without dimensions and gradient.
     Under ``torch.compile`` nothing is checked.
     """
     # this way around each argument is looked at once; typechecker=beartype does it twice
@@ -58,11 +74,20 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():  # shapes are symbols there
             return function(*args, **kwargs)
+        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        if any(x.layout is not torch.strided for x in tensors):
+            for name, x in signature.bind(*args, **kwargs).arguments.items():
+                require_dense(x, name)
         try:
             return typed(*args, **kwargs)
         except BeartypeCallHintViolation as error:
-            came = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
+            came = bound.arguments
             kinds = {name: signature.parameters[name].annotation for name in came}
+            plain = {name: _plain(value, kinds[name]) for name, value in came.items()}
+            if any(plain[name] is not came[name] for name in came):
+                came.update(plain)
+                return wrapper(*bound.args, **bound.kwargs)
             lines = [
                 f"  {name}: expected {_readable(kind)}, got {describe(came[name])}"
                 for name, kind in kinds.items()
@@ -83,10 +108,20 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def require_dense(x: object, name: str) -> None:
+    """Refuse a sparse tensor."""
+    if isinstance(x, Tensor) and x.layout is not torch.strided:
+        raise ValueError(
+            f"{name}: expected a dense tensor, got layout {x.layout}; call .to_dense()"
+        )
+
+
 def require_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity, naming the first row that holds one."""
     bad = ~torch.isfinite(x.detach())
     if bad.any():
+        if not x.dim():
+            raise ValueError(f"{name}: expected a finite value, got {x.item()}")
         row = int(bad.reshape(len(x), -1).any(1).nonzero()[0])
         kind = "NaN" if torch.isnan(x.detach()[row]).any() else "an infinity"
         raise ValueError(f"{name}: expected finite values, got {kind} in row {row}")
@@ -154,3 +189,18 @@ def require_lengths(lengths: Tensor, steps: int, name: str, *, total: int = 0) -
             f"{name}: expected at least {total} un-padded steps in the batch (to train on), got "
             f"{sum(values)}"
         )
+
+
+def describe_disk(path: pathlib.Path) -> str:
+    """Name the disk that a path lies on, and the room left there.
+
+    >>> describe_disk(pathlib.Path("no/such/file")).startswith("disk /")
+    True
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    room = shutil.disk_usage(place)
+    while not place.is_mount():
+        place = place.parent
+    return f"disk {place}, {room.free / 1e9:.3f} of {room.total / 1e9:.0f} GB free"

@@ -4,7 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalign._checks import checked, describe, require_choice, require_finite, require_rows
+from modalign._checks import (
+    checked,
+    describe,
+    describe_disk,
+    require_choice,
+    require_finite,
+    require_rows,
+)
 
 
 @checked
@@ -128,3 +135,48 @@ def test_require_choice():
         require_choice("bth", ("both", "cka"), "loss")
     with pytest.raises(ValueError, match=r"got 7$"):
         require_choice(7, ("both", "cka"), "loss")
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), np.int64(2)]
+)
+def test_scalars_of_numpy_and_torch_count_as_numbers(number):
+    x = torch.ones(3, 2)
+    assert scaled(x, x, factor=number) == 12 * float(number)
+
+
+@pytest.mark.parametrize(
+    "factor", [np.array([0.5]), torch.tensor([0.5]), torch.tensor(0.5, requires_grad=True), "0.5"]
+)
+def test_what_is_no_number_does_not_count_as_one(factor):
+    with pytest.raises(TypeError, match="factor: expected float, got"):
+        scaled(torch.ones(3, 2), torch.ones(3, 2), factor=factor)
+
+
+def test_a_fraction_does_not_count_as_a_whole_number():
+    @checked
+    def repeated(times: int | None = None) -> object:
+        return times
+
+    assert type(repeated(np.int64(2))) is int
+    assert repeated() is None
+    for times in (np.float64(2), torch.tensor(2.0)):
+        with pytest.raises(TypeError, match="times: expected int"):
+            repeated(times)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("sparse", ["to_sparse", "to_sparse_csr"])
+def test_sparse_tensors_are_refused(sparse):
+    x = torch.eye(3)
+    with pytest.raises(ValueError, match=r"^y: expected a dense tensor, got layout torch.sparse"):
+        scaled(x, getattr(x, sparse)())
+
+
+def test_require_finite_of_a_scalar():
+    with pytest.raises(ValueError, match="^x: expected a finite value, got nan$"):
+        require_finite(torch.tensor(float("nan")), "x")
+
+
+def test_describe_disk(tmp_path):
+    assert " GB free" in describe_disk(tmp_path / "no" / "file")

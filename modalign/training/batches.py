@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modalign._checks import checked, describe
-from modalign.training.checks import require_at_least
+from modalign.training.checks import whole
 from modalign.training.randomness import mix
 
 Made = TypeVar("Made")
@@ -17,10 +17,15 @@ Made = TypeVar("Made")
 def seeded(make: Callable[[], Made], seed: int) -> Made:
     """Call ``make`` with torch's generators seeded, and put them back as they were.
 
+    Raises:
+        ValueError: for a seed that is no whole number from -2^63 to 2^64 - 1, as torch takes them.
+
     >>> first, again = (seeded(lambda: torch.nn.Linear(3, 2), seed=1) for _ in range(2))
     >>> torch.equal(first.weight, again.weight)
     True
     """
+    if whole(seed, -(2**63), "seed") >= 2**64:
+        raise ValueError(f"seed: expected a whole number below 2^64, got {seed}")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return make()
@@ -88,8 +93,8 @@ def shuffled(data: Any, batch_size: int, *, seed: int = 0, drop_last: bool = Fal
     lengths = {name: len(values) for name, values in data.items()}
     if len(set(lengths.values())) > 1 or not min(lengths.values()):
         raise ValueError(f"data: expected columns of one length, 1 at least, got {lengths}")
-    require_at_least(1, batch_size=batch_size)
-    require_at_least(0, seed=seed)
+    whole(batch_size, 1, "batch_size")
+    whole(seed, 0, "seed")
     batches = Shuffled(data, batch_size, seed, drop_last)
     if not len(batches):
         rows = min(lengths.values())

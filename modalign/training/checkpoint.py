@@ -1,22 +1,31 @@
 """A run in one file: written in one piece, and read without running code."""
 
+import contextlib
+import errno
+import fcntl
+import hashlib
 import os
 import pathlib
 import pickle
-import zipfile
-from collections.abc import Mapping
-from typing import Any
+import struct
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from modalign._checks import describe
+from modalign._checks import describe, describe_disk
 from modalign.training.randomness import random_state
 
 PARTS = ("configuration", "states", "random")
+SEAL = b"modalign"
+# a file's last bytes: the length of the comment of a zip, and the comment, SEAL and a SHA-256
+LENGTH, TAIL = struct.Struct("<H"), len(SEAL) + hashlib.sha256().digest_size
+_held: set[pathlib.Path] = set()
 
 
 class Checkpoint:
@@ -45,20 +54,85 @@ class Checkpoint:
             return
         random_states = gather_object([random_state(self.accelerator.device)])
         if self.accelerator.is_main_process:
-            states = {name: each.state_dict() for name, each in self.kept.items()}
+            states = {name: _plain(each.state_dict()) for name, each in self.kept.items()}
             values = (self.configuration, states, random_states)
             write(self.path, dict(zip(PARTS, values, strict=True)))
 
-    def load(self) -> Any:
-        """Take up the run where there is one; the random state of this process in it."""
+    def read(self) -> dict[str, Any] | None:
+        """What the file holds of this run, None where there is no file."""
         if self.path is None or not self.path.exists():
             return None
         content = read(self.path)
-        configuration, states, random_states = (content[part] for part in PARTS)
-        require_same(self.path, configuration, self.configuration)
+        require_same(self.path, content["configuration"], self.configuration)
+        return content
+
+    def load(self, content: Mapping[str, Any]) -> Any:
+        """Take up the run; the random state of this process in it."""
         for name, each in self.kept.items():
-            each.load_state_dict(states[name])
-        return random_states[self.accelerator.process_index]
+            each.load_state_dict(content["states"][name])
+        return content["random"][self.accelerator.process_index]
+
+
+def _plain(state: Any) -> Any:
+    """Numbers of NumPy as Python's, which can be read without running code."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if type(state) is dict:
+        return {_plain(name): _plain(value) for name, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(_plain(value) for value in state)
+    return state
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path | None) -> Iterator[None]:
+    """Keep other runs from the file; the lock is the kernel's, and goes with a killed process.
+
+    Raises:
+        ValueError: where another run has the file, in this process or another.
+        OSError: where nothing can be written there, or the file system has no locks.
+    """
+    if path is None:
+        yield
+        return
+    if path.is_dir():
+        raise ValueError(f"checkpoint: expected a file, got the folder {path}")
+    if path in _held:  # no process is kept out by its own lock, and closing a second handle ends it
+        raise _taken(path)
+    _held.add(path)
+    try:
+        lock = path.with_name(f".{path.name}.lock")
+        with _locked(lock, path):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        _held.discard(path)
+
+
+def _locked(lock: pathlib.Path, path: pathlib.Path) -> IO[bytes]:
+    """A file with a lock that children do not inherit: one that lives on must not keep it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "wb")  # noqa: SIM115  (held by the caller)
+    except OSError as error:
+        raise _failed(error, path, "could not be begun") from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise _taken(path) from None
+        raise _failed(error, path, "could not be locked against other runs") from error
+    if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+        file.close()
+        raise _taken(path)  # by a run that removed it as it ended
+    return file
+
+
+def _taken(path: pathlib.Path) -> ValueError:
+    return ValueError(f"checkpoint: {path} is in use by another run; wait for it, or name another")
 
 
 def configuration_of(
@@ -83,37 +157,74 @@ def configuration_of(
 
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Replace the file in one piece: killed at any moment, it is the previous one or this one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the file in one piece: killed at any moment, it is the previous one or this one.
+
+    Raises:
+        ValueError: where it holds what only code could make again.
+        OSError: where the disk is full or fails.
+    """
     scratch = path.with_name(f".{path.name}.part")
-    with open(scratch, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with open(scratch, "w+b") as file:
+            torch.save(content, file)
+            _seal(file)
+            file.flush()
+            os.fsync(file.fileno())
         torch.load(scratch, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
+        os.replace(scratch, path)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        scratch.unlink(missing_ok=True)
         raise ValueError(
             f"checkpoint: {path} would need code to be read again, so that it was not written: "
             f"a state is to hold tensors and plain values only ({_first_line(error)})"
         ) from error
-    os.replace(scratch, path)
+    except (OSError, RuntimeError) as error:
+        scratch.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__  # torch hides it
+        if not isinstance(cause, OSError):
+            raise
+        raise _failed(cause, path, "could not be written") from error
+
+
+def _failed(error: OSError, path: pathlib.Path, what: str) -> OSError:
+    before = "the one before is still there" if path.exists() else "there is none from before"
+    why = f"{error.strerror or error} ({describe_disk(path)})"
+    return OSError(error.errno, f"checkpoint: {path} {what}: {why}; {before}")
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Append a checksum of the file, as the comment of the zip that it is."""
+    file.seek(-LENGTH.size, os.SEEK_END)
+    file.write(LENGTH.pack(TAIL))
+    file.write(SEAL + _checksum(file, file.tell()))
+
+
+def _checksum(file: IO[bytes], size: int) -> bytes:
+    """Of the first bytes of a file; the place in it is behind them then."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while size and (block := file.read(min(size, 1 << 20))):
+        found.update(block)
+        size -= len(block)
+    return found.digest()
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
     """Read what :func:`write` wrote.
 
     Raises:
-        ValueError: where the file is cut short, damaged or something else.
+        ValueError: where any bit of the file is another, or the file is something else.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise _unreadable(path, _first_line(error)) from error
-    if damaged:
-        raise _unreadable(path, f"{damaged} in it is damaged")
+    with open(path, "rb") as file:
+        size = max(file.seek(0, os.SEEK_END) - TAIL, 0)
+        checksum = _checksum(file, size)
+        if file.read() != SEAL + checksum:
+            raise _unreadable(path, "its checksum is missing or not that of the rest")
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _unreadable(path, _first_line(error)) from error
     if not isinstance(content, dict) or content.keys() != set(PARTS):
         raise _unreadable(path, f"it does not hold {', '.join(PARTS)}")
     return content

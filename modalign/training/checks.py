@@ -1,9 +1,17 @@
 """Errors for arguments of a run that do not fit."""
 
+import functools
+import inspect
+import itertools
+import numbers
+import operator
 import pathlib
+import random
+import types
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -35,11 +43,6 @@ def check_arguments(
         require_choice(settings[name], get_args(kind), name)
     if (epochs is None) == (settings["steps"] is None):
         raise ValueError("fit: give either epochs or steps, and not both")
-    require_at_least(0, epochs=epochs, steps=settings["steps"], seed=settings["seed"])
-    at_least_one = ("accumulate", "every", "patience")
-    require_at_least(1, checkpoint_every=checkpoint_every, **{k: settings[k] for k in at_least_one})
-    if settings["clip"] is not None and not settings["clip"] > 0:
-        raise ValueError(f"clip: expected a norm above 0, got {settings['clip']}")
     if checkpoint_every is not None and path is None:
         raise ValueError("checkpoint_every: needs checkpoint, the file to write")
     if backward is not None and settings["accumulate"] > 1:
@@ -60,14 +63,65 @@ def check_arguments(
         raise ValueError("schedule: is of another optimizer than the one given")
     if isinstance(schedule, ReduceLROnPlateau) and settings["schedule_by"] == "step":
         raise ValueError("schedule_by: ReduceLROnPlateau follows epochs, got 'step'")
-    generator = getattr(batches, "generator", None) or getattr(
-        getattr(batches, "sampler", None), "generator", None
-    )
-    if path is not None and generator is not None:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
         raise ValueError(
-            "batches: a loader with a generator of its own cannot be taken up where it was; leave "
-            "generator out, and seed orders it"
+            f"optimizer: {type(optimizer).__name__} needs a closure that computes the loss again "
+            "within a step, which fit does not give; take one that steps without"
         )
+    if path is not None and not callable(batches):
+        require_replayable(batches)
+
+
+def require_replayable(batches: Any) -> None:
+    """Refuse a loader that would give a run that is taken up other rows."""
+    remedy = "or give a function from the epoch to its batches, such as to a new loader"
+    workers = getattr(batches, "num_workers", 0)
+    if workers and getattr(batches, "persistent_workers", False):
+        raise ValueError(
+            "batches: workers that persist go on from one epoch to the next, and cannot be taken "
+            f"up where they were; leave persistent_workers out, {remedy}"
+        )
+    if workers > 1 and not getattr(batches, "in_order", True):
+        raise ValueError(
+            f"batches: in_order=False gives an order of chance; leave it out, {remedy}"
+        )
+    for place in _generators(batches, "batches", {}):
+        raise ValueError(
+            f"batches: a loader with a generator of its own cannot be taken up where it was; leave "
+            f"{place} out, and seed orders it, {remedy}"
+        )
+
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+GLOBAL = (torch.default_generator, np.random.mtrand._rand, random._inst)
+
+
+def _generators(thing: Any, place: str, seen: dict[int, Any]) -> Iterator[str]:
+    """Where an object holds generators, in what it is made of."""
+    if id(thing) in seen or any(thing is each for each in GLOBAL):
+        return
+    seen[id(thing)] = thing
+    if isinstance(thing, GENERATORS):
+        yield place
+        return
+    if isinstance(thing, functools.partial):
+        parts = {"args": thing.args, "keywords": thing.keywords, "func": thing.func}
+    elif inspect.ismethod(thing):
+        parts = {"__self__": thing.__self__}
+    elif inspect.isfunction(thing):
+        cells = [cell for cell in thing.__closure__ or () if cell != types.CellType()]
+        parts = {f"closure.{place}": cell.cell_contents for place, cell in enumerate(cells)}
+    elif isinstance(thing, Mapping):
+        parts = {str(name): value for name, value in itertools.islice(thing.items(), 100)}
+    elif isinstance(thing, list | tuple):
+        parts = {str(place): value for place, value in enumerate(thing[:100])}
+    elif isinstance(thing, type | nn.Module | torch.Tensor):
+        return
+    else:
+        parts = getattr(thing, "__dict__", {})
+    for name, part in parts.items():
+        yield from _generators(part, f"{place}.{name}", seen)
 
 
 def require_new(names: Iterable[str], taken: Container[str], by: str) -> None:
@@ -76,7 +130,39 @@ def require_new(names: Iterable[str], taken: Container[str], by: str) -> None:
             raise ValueError(f"{by}: {name!r} is another column of the history; rename it")
 
 
-def require_at_least(least: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"{name}: expected a whole number from {least}, got {value!r}")
+def require_numbers(found: Mapping[str, object], by: str) -> None:
+    for name, value in found.items():
+        if not is_number(value):
+            raise ValueError(f"{by}: expected a number as {name!r}, got {describe(value)}")
+
+
+def whole(value: object, least: int, name: str) -> int:
+    """A whole number of Python, NumPy or torch as Python's."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name}: expected a whole number from {least}, got {value!r}")
+    return number
+
+
+def whole_or_none(value: object, least: int, name: str) -> int | None:
+    return None if value is None else whole(value, least, name)
+
+
+def positive(value: Any, name: str) -> float:
+    """A number above 0 of Python, NumPy or torch as Python's."""
+    if not is_number(value) or not value > 0:
+        came = value if is_number(value) else describe(value)
+        raise ValueError(f"{name}: expected a norm above 0, got {came}")
+    return float(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one real number, of Python or NumPy or in a tensor."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.size == 1 and value.dtype.kind in "biuf"
+    return isinstance(value, numbers.Real)

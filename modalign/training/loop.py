@@ -6,27 +6,39 @@ import operator
 import os
 import pathlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, recursively_apply, send_to_device
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from modalign._checks import describe
-from modalign.training.checkpoint import Checkpoint, configuration_of
-from modalign.training.checks import By, Device, Mode, Precision, check_arguments, require_new
-from modalign.training.progress import Averages, Run
+from modalign.training.checkpoint import Checkpoint, configuration_of, held
+from modalign.training.checks import (
+    By,
+    Device,
+    Mode,
+    Precision,
+    check_arguments,
+    is_number,
+    positive,
+    require_new,
+    require_numbers,
+    whole,
+    whole_or_none,
+)
+from modalign.training.feed import Batches, Feed, own_rows
+from modalign.training.progress import Averages, Run, Soundness
 from modalign.training.randomness import random_state_kept, seed_all, set_random_state
 from modalign.training.setting import in_mode, own_accelerator
 
-Loss = Callable[[Any, Any], Tensor | Mapping[str, Tensor]]
-Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
+Loss = Callable[[Any, Any], Tensor | Mapping[str, Any]]
 COLUMNS = {"epoch", "step", "learning_rate", "gradient_norm"}
 
 
@@ -61,26 +73,32 @@ def fit(
     """Train a model in place.
 
     The result depends on the arguments and ``seed`` alone: the generators of torch, NumPy and
-    Python are seeded for every epoch and are as they were when the call returns. A run with a
-    ``checkpoint`` that is killed at any moment and called again ends, on a CPU, with the weights,
-    optimizer state and history of a run that was not, bit for bit.
+    Python are seeded for every epoch, for batches and model apart, and are as they were when the
+    call returns. A run with a ``checkpoint`` that is killed at any moment and called again ends,
+    on a CPU, with the weights, optimizer state and history of a run that was not, bit for bit; or
+    it is refused before it trains, since ``batches`` would give it other rows.
 
     With several processes (``accelerate launch``; on CPUs ``torchrun``) each takes its share of
     the rows of every batch, and gradients are weighted by rows, so that a loss that is a mean over
     examples is minimised as on one process, whatever their number. What is computed within a batch
     (batch normalisation, contrastive losses, CKA) sees the rows of one process. Every process
-    reads whole batches.
+    reads whole batches. What has as many entries as there are examples (the first dimension of the
+    first tensor) is shared, be it a tensor, an array or a list of other values; everything else
+    goes whole to every process, and so do all examples where they are fewer than the processes.
 
     Args:
         model: trained where accelerate puts it, and left there, in the mode (training or
             evaluation) it came in. It holds all parameters that are trained.
         loss: ``loss(model, batch)`` gives a scalar to minimise, or named scalars, of which
-            ``"loss"`` is minimised and all are recorded. It is run under autocast where
-            ``precision`` asks for it.
+            ``"loss"`` is minimised and all are recorded (the others may be NaN, and are so in the
+            history then). It is run under autocast where ``precision`` asks for it.
         batches: something to read once an epoch, such as :func:`shuffled` or a ``DataLoader``, or
             a function from the epoch, counted from 0, to its batches, in an order that depends on
             the epoch alone. A batch is tensors, whose first dimension is the examples, in dicts,
-            tuples or lists.
+            tuples or lists, with what else ``loss`` needs. With a ``checkpoint``, a loader has to
+            draw from the global generators, which ``seed`` seeds: one with a generator of its own
+            or with workers that persist is refused at once; what hides its state is refused when
+            the run is taken up, as is one whose data have changed.
         optimizer: over the model's parameters.
         epochs: passes over the batches; give this or ``steps``.
         steps: optimizer steps; the epoch in which the last one lies ends there.
@@ -105,12 +123,13 @@ def fit(
         watch: the recorded column that says how good the model is.
         mode: whether a small (``"min"``) or a large (``"max"``) value of it is good.
         checkpoint: file to keep the run in, after every epoch. It is replaced in one piece, and
-            loaded with ``weights_only=True``: it can run no code. All processes read it.
+            loaded with ``weights_only=True``: it can run no code. A checksum tells any damage. All
+            processes read it; one run at a time may have it (``.NAME.lock`` lies beside it then).
         checkpoint_every: steps between checkpoints within an epoch.
         resume: go on from ``checkpoint`` where it exists; False starts over and replaces it. A
             finished run returns at once, and can be prolonged by asking for more ``epochs``.
         stateful: further objects with ``state_dict`` and ``load_state_dict`` that the checkpoint
-            is to hold, such as the curriculum that ``backward`` follows.
+            is to hold, such as the curriculum that ``backward`` follows, or a teacher.
         seed: of everything random, dropout included; not of the weights (see :func:`seeded`).
         progress: show a bar.
 
@@ -124,9 +143,13 @@ def fit(
     Raises:
         DivergenceError: (a ``FloatingPointError``) for a loss or gradient norm that is NaN or
             infinite, before it reaches the weights on a CPU, at most 200 steps later elsewhere,
-            and always before it reaches a checkpoint.
-        ValueError: for arguments that do not fit each other, or a checkpoint that is damaged or
-            of a run with another model, optimizer, seed, number of batches or setting.
+            and always before it reaches a checkpoint; and, before every checkpoint and at the end,
+            for a parameter, buffer or state of the optimizer that is (of ``model``, and of modules
+            in ``stateful``), unless a buffer came so. The checkpoint before stays.
+        ValueError: for arguments that do not fit each other, an optimizer that needs a closure, a
+            checkpoint that is damaged, in use, or of a run with another model, optimizer, seed,
+            number of batches or workers, or setting, and batches that cannot be taken up.
+        OSError: for a checkpoint that cannot be written; the one before stays.
 
     >>> from modalign.training import seeded, shuffled
     >>> data = {"x": torch.linspace(-1, 1, 64)[:, None]}
@@ -142,11 +165,18 @@ def fit(
     >>> history[["epoch", "step"]].iloc[-1].to_list(), round(model.weight.item(), 2)
     ([10, 40], 3.0)
     """
-    path = None if checkpoint is None else pathlib.Path(checkpoint)
+    path = None if checkpoint is None else pathlib.Path(checkpoint).resolve()
+    epochs, steps = whole_or_none(epochs, 0, "epochs"), whole_or_none(steps, 0, "steps")
+    seed, every = whole(seed, 0, "seed"), whole(every, 1, "every")
+    accumulate = whole(accumulate, 1, "accumulate")
+    patience = whole_or_none(patience, 1, "patience")
+    checkpoint_every = whole_or_none(checkpoint_every, 1, "checkpoint_every")
+    clip = None if clip is None else positive(clip, "clip")
     settings = {
         "seed": seed,
         "steps": steps,
         "batches": _length(batches),
+        "workers": getattr(batches, "num_workers", None),
         "accumulate": accumulate,
         "clip": clip,
         "precision": precision,
@@ -163,6 +193,7 @@ def fit(
     )
     with (
         own_accelerator(device, precision, backward) as accelerator,
+        held(path if accelerator.is_main_process else None),
         random_state_kept(accelerator.device),
         in_mode(model, training=True),
     ):
@@ -174,36 +205,48 @@ def fit(
         optimizer.zero_grad()
         run = Run(epochs, steps, patience, watch, mode)
         averages = Averages(run, accelerator)
+        feed = Feed(batches, seed, accelerator.device)
+        models = {"model": model} | {
+            f"stateful {i}": each for i, each in enumerate(stateful) if isinstance(each, nn.Module)
+        }
+        soundness = Soundness(models, optimizer, accelerator)
         kept = {"run": run, "model": model, "optimizer": optimizer, "schedule": schedule}
         kept |= {"scaler": scaler, **{f"stateful {i}": each for i, each in enumerate(stateful)}}
         configuration = configuration_of(accelerator, model, optimizer, schedule, settings)
         keeper = Checkpoint(path, accelerator, configuration, kept)
-        random_state = keeper.load() if resume else None
-        if epochs is not None and run.epoch > epochs:
-            raise ValueError(f"epochs: {path} holds {run.epoch} of them already, got {epochs}")
+        random_state: Any = None
+        if resume and (content := keeper.read()):
+            run.load_state_dict(content["states"]["run"])
+            if epochs is not None and run.epoch > epochs:
+                raise ValueError(f"epochs: {path} holds {run.epoch} of them already, got {epochs}")
+            if not run.finished:
+                feed.take_up(run, path)
+            random_state = keeper.load(content)
         started = time.perf_counter() - run.seconds
 
         def step(group: list[Any]) -> None:
             run.step, run.batch = run.step + 1, run.batch + len(group)
             run.learning_rate = float(optimizer.param_groups[0]["lr"])
-            for number, whole in enumerate(group, start=1):
-                batch, rows, weight = _share(whole, accelerator)
+            for number, given in enumerate(group, start=1):
+                batch, rows, weight = own_rows(given, accelerator)
                 more = number < len(group)  # processes exchange gradients with the last batch
                 with accelerator.no_sync(objective) if more else contextlib.nullcontext():
                     losses = objective(batch)
-                    averages.add(losses, weight=rows)
+                    averages.add(losses, weight=rows, stop="loss")
                     if backward is None:
                         total, share = losses["loss"], weight / len(group)
                         accelerator.backward(total if share == 1 else total * share)
             report = (backward(losses) or {}) if backward is not None else {}
             require_new(report, losses.keys() | COLUMNS, "backward")
-            averages.add(report, watched=False)
+            require_numbers(report, "backward")
+            averages.add(report)
             overflow = False
             if report.get("accepted", True):
                 if clip is not None:
                     accelerator.unscale_gradients(optimizer)
                     norm = nn.utils.clip_grad_norm_(parameters, clip)
-                    averages.add({"gradient_norm": norm}, watched=scaler is None)
+                    scaled = "" if scaler is None else "gradient_norm"  # it may overflow
+                    averages.add({"gradient_norm": norm}, stop="gradient_norm", skip=scaled)
                 overflow = _update(optimizer, scaler)
             optimizer.zero_grad()
             if schedule_by == "step" and not overflow:
@@ -224,15 +267,26 @@ def fit(
 
         def save() -> None:
             averages.read()
+            if path is not None or run.finished:
+                soundness.require(run)
             run.seconds = time.perf_counter() - started
+            if path is not None and not run.batch:
+                last = run.finished and (steps is not None or feed.by_epoch)
+                run.first = None if last else feed.look(run.epoch)
             keeper.save()
 
         planned = _total(epochs, steps, batches, accumulate)
         shown = progress and accelerator.is_main_process
         with tqdm(desc="training", total=planned, initial=run.step, disable=not shown) as bar:
             while not run.finished:
-                stream = _epoch(batches, run, seed, accelerator, random_state)
-                while run.step != steps and (group := list(itertools.islice(stream, accumulate))):
+                feed.open(run.epoch)
+                if run.batch:
+                    set_random_state(random_state, accelerator.device)
+                else:
+                    feed.require_any()
+                    run.first = None if path is None else feed.look(run.epoch)
+                    seed_all(accelerator.device, seed, run.epoch, 2 + accelerator.process_index)
+                while run.step != steps and (group := list(itertools.islice(feed, accumulate))):
                     step(group)
                     bar.update()
                     if checkpoint_every and run.step % checkpoint_every == 0:
@@ -262,7 +316,7 @@ class _Objective(nn.Module):
                 f"loss: expected a tensor with a gradient, or a dict with it as 'loss', got {what}"
             )
         for name, value in losses.items():
-            if not isinstance(value, Tensor) or value.dim():
+            if not is_number(value) or np.ndim(value):
                 raise ValueError(f"loss: expected {name!r} to be a scalar, got {describe(value)}")
         require_new(losses, COLUMNS, "loss")
         return losses
@@ -280,61 +334,10 @@ def _evaluate(
         found = evaluate(model)
     if not isinstance(found, Mapping):
         raise TypeError(f"evaluate: expected named numbers, got {describe(found)}")
-    for name, value in found.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"evaluate: expected a number as {name!r}, got {describe(value)}")
+    require_numbers(found, "evaluate")
     require_new(found, taken, "evaluate")
     found = {name: float(value) for name, value in found.items()}
     return broadcast_object_list([found])[0]
-
-
-def _epoch(
-    batches: Batches, run: Run, seed: int, accelerator: Accelerator, random_state: Any
-) -> Iterator[Any]:
-    """The batches of an epoch less those done, and the random state to go on with.
-
-    What shuffles by the global generator does so before the first batch, with the same seed in
-    every process and whenever the epoch is begun anew; what follows differs between processes.
-    """
-    device, process = accelerator.device, accelerator.process_index
-    seed_all(device, seed, run.epoch, 1)
-    stream = iter(batches(run.epoch) if callable(batches) else batches)
-    drawn = deque(itertools.islice(stream, max(run.batch, 1)), maxlen=1)
-    if not drawn:
-        raise ValueError(f"batches: expected at least one in every epoch, got none in {run.epoch}")
-    if run.batch:
-        set_random_state(random_state, device)
-        return stream
-    seed_all(device, seed, run.epoch, 2 + process)
-    return itertools.chain(drawn, stream)
-
-
-def _share(batch: Any, accelerator: Accelerator) -> tuple[Any, int, float]:
-    """This process's rows on its device, their number, and their weight in the mean gradient."""
-    first = _first_tensor(batch)
-    if first is None or not first.dim() or not len(first):
-        raise ValueError(f"batches: expected tensors with examples in rows, got {describe(batch)}")
-    rows, number, process = len(first), accelerator.num_processes, accelerator.process_index
-    part = slice(rows * process // number, rows * (process + 1) // number)
-    own = part.stop - part.start
-    if number > 1:
-        if rows < number:
-            raise ValueError(f"batches: {rows} examples cannot be shared by {number} processes")
-
-        def share(tensor: Tensor) -> Tensor:
-            return tensor[part]
-
-        batch = recursively_apply(share, batch, error_on_other_type=True)
-    return send_to_device(batch, accelerator.device, non_blocking=True), own, own * number / rows
-
-
-def _first_tensor(batch: Any) -> Tensor | None:
-    if isinstance(batch, Tensor):
-        return batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if not isinstance(batch, Mapping | tuple | list):
-        return None
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
 
 
 def _update(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:

@@ -2,22 +2,26 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from modalign.training.checks import Mode
 
 READ_EVERY = 200
+ADVICE = "try a lower learning rate, clip=1.0 or precision='no'"
+Rule = Literal["stop", "skip", "keep"]
 GIVEN = {"epochs", "steps", "patience", "watch", "mode"}
 
 
 class DivergenceError(FloatingPointError):
-    """A loss or gradient became NaN or infinite; ``history`` holds the epochs before that."""
+    """What is trained, or what trains it, became NaN or infinite; ``history`` holds the epochs."""
 
     def __init__(self, message: str, history: pd.DataFrame) -> None:
         super().__init__(message)
@@ -38,6 +42,7 @@ class Run:
     step: int = 0
     learning_rate: float = math.nan
     seconds: float = 0.0
+    first: str | None = None  # a digest of the first batch of the epoch that it is in
     sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     waited: int = 0
@@ -97,15 +102,23 @@ class Averages:
 
     def __init__(self, run: Run, accelerator: Accelerator) -> None:
         self.run, self.accelerator = run, accelerator
-        self.pending: list[tuple[str, int, Tensor, float, bool]] = []
+        self.pending: list[tuple[str, int, Tensor, float, Rule]] = []
         at_once = accelerator.device.type in self.AT_ONCE and accelerator.num_processes == 1
         self.most = 1 if at_once else READ_EVERY
 
-    def add(self, values: Mapping[str, Any], *, weight: float = 1, watched: bool = True) -> None:
-        """Note values of this step. Watched ones have to be finite; else only finite ones count."""
+    def add(
+        self, values: Mapping[str, Any], *, weight: float = 1, stop: str = "", skip: str = ""
+    ) -> None:
+        """Note numbers of this step.
+
+        Where one is not finite, the mean leaves it out if ``skip`` names it, the run stops if
+        ``stop`` does, and else the mean is not finite either.
+        """
         for name, value in values.items():
-            tensor = torch.as_tensor(value, device=self.accelerator.device).detach()
-            self.pending.append((name, self.run.step, tensor, weight, watched))
+            rule: Rule = "skip" if name == skip else "stop" if name == stop else "keep"
+            number = value if isinstance(value, Tensor) else float(value)
+            tensor = torch.as_tensor(number, device=self.accelerator.device).detach().reshape(())
+            self.pending.append((name, self.run.step, tensor, weight, rule))
         if len(self.pending) >= self.most:
             self.read()
 
@@ -122,17 +135,16 @@ class Averages:
         else:
             both = torch.stack([values, torch.tensor(weights).to(values)])
             table = self.accelerator.gather(both[None]).tolist()
-        for column, (name, step, _, _, watched) in enumerate(pending):
+        for column, (name, step, _, _, rule) in enumerate(pending):
             for value, weight in ((process[0][column], process[1][column]) for process in table):
-                if math.isfinite(value):
+                if math.isfinite(value) or rule == "keep":
                     total = self.run.sums.setdefault(name, [0.0, 0.0])
                     total[0] += value * weight
                     total[1] += weight
-                elif watched:
+                elif rule == "stop":
                     raise DivergenceError(
                         f"{name} became {value} in step {step} (epoch {self.run.epoch + 1}). Look "
-                        "at the batch of that step; or try a lower learning rate, clip=1.0 or "
-                        "precision='no'",
+                        f"at the batch of that step; or {ADVICE}",
                         self.run.frame(self.run.seconds),
                     )
 
@@ -142,3 +154,75 @@ class Averages:
         means = {name: total / weight for name, (total, weight) in self.run.sums.items()}
         self.run.sums.clear()
         return means
+
+
+class Soundness:
+    """That what a run trains is finite: parameters, buffers and the optimizer's state.
+
+    A buffer that was not finite from the start, such as a mask of -inf, may stay as it was.
+
+    Args:
+        models: modules by name.
+        optimizer: of the run.
+        accelerator: of the run.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+    ) -> None:
+        self.models, self.optimizer, self.accelerator = models, optimizer, accelerator
+        buffers = {name: b for name, b in self._tensors() if not isinstance(b, nn.Parameter)}
+        self.from_the_start = {name: buffers[name].clone() for name in _not_finite(buffers)}
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        names: dict[Any, str] = {}
+        for label, model in self.models.items():
+            for name, parameter in model.named_parameters():
+                names[parameter] = name
+                yield f"parameter {name} of {label}", parameter
+            for name, buffer in model.named_buffers():
+                yield f"buffer {name} of {label}", buffer
+        for key, state in self.optimizer.state.items():
+            for kind, value in state.items() if isinstance(state, Mapping) else ():
+                if isinstance(value, Tensor):
+                    yield f"optimizer's {kind} of parameter {names.get(key, key)}", value
+
+    def require(self, run: Run) -> None:
+        """Stop the run, in all processes, where something is not finite in one."""
+        tensors = dict(self._tensors())
+        found = [
+            name
+            for name in _not_finite(tensors)
+            if name not in self.from_the_start
+            or not torch.isclose(tensors[name], self.from_the_start[name], equal_nan=True).all()
+        ]
+        if self.accelerator.num_processes > 1:
+            found = gather_object(found)
+        if found:
+            others = f", nor are {len(found) - 1} more" if len(found) > 1 else ""
+            raise DivergenceError(
+                f"{found[0]} is not finite after step {run.step}{others}, and no checkpoint "
+                f"was written of it. Look at the gradient of the loss; "
+                f"or {ADVICE}",
+                run.frame(run.seconds),
+            )
+
+
+@torch.no_grad()
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of those with NaN or an infinity; each device is waited for once."""
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not is_lazy(tensor):
+            by_device.setdefault(tensor.device, {})[name] = tensor.sum().isfinite()
+    suspects = [
+        name
+        for sums in by_device.values()
+        for name, finite in zip(sums, torch.stack([*sums.values()]).tolist(), strict=True)
+        if not finite
+    ]
+    # a sum is quick to compute, and may overflow
+    return [name for name in suspects if not tensors[name].isfinite().all()]

@@ -1,11 +1,18 @@
 """A run that is killed and called again ends as the run that was not, bit for bit."""
 
+import errno
 import multiprocessing
 import os
+import pathlib
 import pickle
 import random
+import re
+import resource
 import signal
+import subprocess
+import sys
 import threading
+import zipfile
 
 import cloudpickle
 import numpy as np
@@ -313,12 +320,6 @@ def test_a_data_loader_that_shuffles_and_augments_is_taken_up(tmp_path):
     require_equal(train(tmp_path / "run.pt", **options()), train(**options()))
 
 
-def test_a_loader_whose_generator_is_its_own_cannot_be_taken_up(tmp_path):
-    loader = DataLoader(Augmented(), 8, shuffle=True, generator=torch.Generator())
-    with pytest.raises(ValueError, match="batches: a loader with a generator of its own"):
-        train(tmp_path / "run.pt", batches=loader)
-
-
 class Curriculum:
     """A threshold that rises with every step."""
 
@@ -442,14 +443,154 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_not_run(tmp_path, content):
         train(path)
 
 
-def test_a_checkpoint_with_a_flipped_bit_is_named(tmp_path):
+def test_every_damage_of_a_checkpoint_is_named(tmp_path):
     path = tmp_path / "run.pt"
     train(path, epochs=1)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="checkpoint: .*run.pt is cut short or no checkpoint"):
+    whole, chance = path.read_bytes(), random.Random(0)
+    assert checkpoint.read(path)["states"]["run"]["epoch"] == 1
+    places = [*range(0, len(whole), 29), *range(len(whole) - 200, len(whole))]
+    flipped = [(place, whole[place] ^ 1 << chance.randrange(8)) for place in places]
+    damaged = [whole[:place] + bytes([bit]) + whole[place + 1 :] for place, bit in flipped]
+    damaged += [whole[: len(whole) // 2] + whole, whole + b"\0", whole[1:], whole[:-1], whole * 2]
+    message = "checkpoint: .*run.pt is cut short or no checkpoint .its checksum"
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.read(path)
+    with pytest.raises(ValueError, match=message):
         train(path)
+
+
+def test_a_checkpoint_is_a_zip_as_torch_writes_them(tmp_path):
+    path = tmp_path / "run.pt"
+    train(path, epochs=1)
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        assert file.comment.startswith(b"modalign")
+    require_equal(torch.load(path, mmap=True), torch.load(path))
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
+    path, model = tmp_path / "run.pt", seeded(lambda: nn.Linear(4, 1, bias=False), 0)
+
+    def run(loss, epochs):
+        return fit(
+            model,
+            loss,
+            [data(8)],
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+            epochs=epochs,
+            checkpoint=path,
+            device="cpu",
+            progress=False,
+        )
+
+    run(lambda m, b: m(b["x"]).square().mean(), 1)
+    before = path.read_bytes()
+    with pytest.raises(DivergenceError, match="parameter weight of model is not finite after st"):
+        # the norm of 0 is finite, and has no gradient
+        run(lambda m, b: (0 * m(b["x"])).square().sum(1).sqrt().mean(), 2)
+    assert path.read_bytes() == before
+    assert len(run(lambda m, b: m(b["x"]).square().mean(), 2)) == 2
+    assert model.weight.isfinite().all()
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("place", ["fsync", "replace"])
+def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tmp_path, monkeypatch, place):
+    path = tmp_path / "run.pt"
+    train(path, epochs=1)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, place, full)
+        message = "run.pt could not be written: No space left .*disk /.* free.; the one before"
+        with pytest.raises(OSError, match=message) as error:
+            train(path)
+    assert error.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["run.pt"]
+    require_equal(train(path), train())
+
+
+def test_a_disk_that_takes_no_more_while_torch_writes_is_named(tmp_path):
+    """torch hides the error of the system behind one of its own."""
+    path = tmp_path / "run.pt"
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+        with pytest.raises(OSError, match="run.pt could not be written: File too large .disk /"):
+            train(path)
+        assert list(tmp_path.iterdir()) == []
+        die()
+
+    assert killed(path, limited)
+
+
+@pytest.mark.parametrize("name", ["", "folder", "file/run.pt"])
+def test_a_place_that_can_hold_no_file_is_refused_before_training(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    steps = []
+    with pytest.raises((ValueError, OSError), match="checkpoint: "):
+        train(name, after_step=steps.append)
+    assert not steps
+
+
+def test_a_checkpoint_is_of_one_run_at_a_time(tmp_path):
+    path, other = tmp_path / "run.pt", tmp_path / "link"
+    other.symlink_to(tmp_path)
+    message = "checkpoint: .*run.pt is in use by another run"
+
+    def again(step):
+        for name in (path, other / "run.pt"):
+            with pytest.raises(ValueError, match=message):
+                train(name, epochs=1)
+            code = f"""if True:
+                import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+                from test_training_resume import train
+                train({str(name)!r}, epochs=1)"""
+            if step == 2:
+                ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+                assert re.search(message, ended.stderr), ended.stderr
+        train(tmp_path / "other.pt", epochs=1)
+
+    found = train(path, after_step=again)
+    require_equal(found, train())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "other.pt", "run.pt"]
+
+
+def test_a_worker_that_outlives_its_killed_run_does_not_keep_the_checkpoint(tmp_path):
+    path, reader, writer = tmp_path / "run.pt", *os.pipe()
+
+    def sabotage():
+        if not os.fork():
+            os.read(reader, 1)  # until the test is over
+            os._exit(0)
+
+    try:
+        assert killed(path, lambda: None, after_step=lambda step: (sabotage(), die()))
+        require_equal(train(path), train())
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+def test_numbers_of_numpy_are_kept_as_pythons(tmp_path):
+    def rated(parameters):
+        return torch.optim.SGD(parameters, lr=np.float64(0.01), momentum=np.float32(0.9))
+
+    curriculum = Curriculum()
+    curriculum.steps = np.int64(2)
+    options = {"make": rated, "stateful": [curriculum]}
+    train(tmp_path / "run.pt", epochs=1, **options)
+    states = torch.load(tmp_path / "run.pt", weights_only=True)["states"]
+    assert type(states["optimizer"]["param_groups"][0]["lr"]) is float
+    assert type(states["stateful 0"]["steps"]) is int
+    assert len(train(tmp_path / "run.pt", **options)["history"]) == 6
 
 
 def test_a_file_of_other_tensors_is_no_checkpoint(tmp_path):
@@ -460,12 +601,16 @@ def test_a_file_of_other_tensors_is_no_checkpoint(tmp_path):
 
 
 class Unstorable(Curriculum):
+    def __init__(self, state):
+        self.state = state
+
     def state_dict(self):
-        return {"steps": self}
+        return {"steps": self.state}
 
 
-def test_a_state_that_would_need_code_is_refused_before_it_is_kept(tmp_path):
+@pytest.mark.parametrize("state", [Curriculum(), lambda: 0, (each for each in ()), np.ones(2)])
+def test_a_state_that_would_need_code_is_refused_before_it_is_kept(tmp_path, state):
     path = tmp_path / "run.pt"
     with pytest.raises(ValueError, match="checkpoint: .*run.pt would need code to be read again"):
-        train(path, stateful=[Unstorable()])
-    assert not path.exists()
+        train(path, stateful=[Unstorable(state)])
+    assert list(tmp_path.iterdir()) == []

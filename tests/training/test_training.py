@@ -3,6 +3,7 @@ import pathlib
 import random
 import subprocess
 import sys
+from typing import NamedTuple
 
 import accelerate
 import datasets
@@ -393,11 +394,10 @@ def diverging(step, part="loss"):
     return loss
 
 
-@pytest.mark.parametrize("part", ["loss", "other"])
-def test_a_loss_that_is_not_finite_stops_the_run(part):
+def test_a_loss_that_is_not_finite_stops_the_run():
     model = network()
-    with pytest.raises(FloatingPointError, match=f"{part} became nan in step 9 .epoch 2.") as error:
-        train(model, diverging(9, part), epochs=3)
+    with pytest.raises(FloatingPointError, match="loss became nan in step 9 .epoch 2.") as error:
+        train(model, diverging(9), epochs=3)
     before, _ = train(steps=8, loss=diverging(0))
     assert all(map(torch.equal, model.parameters(), before.parameters()))
     assert isinstance(error.value, DivergenceError)
@@ -422,8 +422,96 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
 
 def test_on_a_device_that_is_read_seldom_the_step_is_still_named(monkeypatch):
     monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
-    with pytest.raises(DivergenceError, match="other became nan in step 9 "):
-        train(loss=diverging(9, "other"), epochs=3)
+    with pytest.raises(DivergenceError, match="loss became nan in step 9 "):
+        train(loss=diverging(9), epochs=3)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_metric_that_is_not_finite_is_one_of_the_history(monkeypatch, at_once):
+    if not at_once:
+        monkeypatch.setattr(progress.Averages, "AT_ONCE", frozenset())
+
+    def backward(losses):
+        losses["loss"].backward()
+        return {"cosine": torch.tensor(float("inf")), "size": np.float32(2)}
+
+    model, history = train(loss=diverging(9, "other"), epochs=3, backward=backward)
+    assert history.other.isna().to_list() == [False, True, False]
+    assert history.loss.notna().all()
+    assert (history["size"] == 2).all()
+    assert np.isinf(history.cosine).all()
+    assert same(model, train(loss=diverging(0), epochs=3)[0])
+
+
+class Spoilt(torch.autograd.Function):
+    """Finite forwards, and NaN backwards."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_weights_that_are_not_finite_do_not_leave_the_run(clip):
+    """Of the last step no loss follows that could tell."""
+
+    def loss(model, batch):
+        return Spoilt.apply(squared(model, batch))
+
+    batches = [numbers(8)]
+    name = "gradient_norm became nan in step 1" if clip else "parameter 0.weight of model is not"
+    with pytest.raises(DivergenceError, match=name):
+        train(batches=batches, loss=loss, epochs=1, clip=clip)
+
+
+@pytest.mark.parametrize("buffer", ["persistent", "not persistent"])
+def test_buffers_that_are_not_finite_do_not_leave_the_run(buffer):
+    model = linear()
+    model.register_buffer("peak", torch.zeros(2), persistent=buffer == "persistent")
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    model.register_buffer("mask", mask)
+    assert len(train(model)[1]) == 2  # a mask may stay as it came
+    with pytest.raises(DivergenceError, match="buffer peak of model is not finite after step 14,"):
+        train(model, after_step=lambda step: model.peak.fill_(torch.inf if step > 9 else 0))
+    model.peak.zero_()
+    with pytest.raises(DivergenceError, match="buffer mask of model is not finite"):
+        train(model, after_step=lambda step: model.mask.fill_(torch.inf))
+
+
+def test_an_optimizer_that_is_not_finite_does_not_leave_the_run():
+    model = linear()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def spoil(step):
+        if step == 14:
+            optimizer.state[model.bias]["exp_avg_sq"].fill_(torch.nan)
+            optimizer.state[model.weight]["exp_avg"].fill_(torch.nan)
+
+    message = "optimizer's exp_avg of parameter weight is not finite .*, nor are 1 more"
+    with pytest.raises(DivergenceError, match=message):
+        train(model, optimizer=optimizer, after_step=spoil)
+
+
+def test_large_weights_are_finite():
+    model = linear()
+    with torch.no_grad():
+        model.weight.fill_(3e38)
+    assert len(train(model, lambda m, b: (m.bias * 1.0).sum(), make=torch.optim.SGD)[1]) == 2
+
+
+def test_a_stateful_module_has_to_be_finite():
+    teacher = linear()
+
+    def spoil(step):
+        with torch.no_grad():
+            teacher.bias.fill_(torch.nan)
+
+    with pytest.raises(DivergenceError, match="parameter bias of stateful 0 is not finite"):
+        train(stateful=[teacher], after_step=spoil)
 
 
 @pytest.mark.parametrize(
@@ -434,8 +522,12 @@ def test_on_a_device_that_is_read_seldom_the_step_is_still_named(monkeypatch):
         (lambda m, b: {"mse": squared(m, b)}, "loss: expected a tensor with a gradient, or a dict"),
         (lambda m, b: 0.5, "loss: expected a tensor with a gradient.* got float 0.5"),
         (
-            lambda m, b: {"loss": squared(m, b), "a": 1.0},
-            "loss: expected 'a' to be a scalar, got f",
+            lambda m, b: {"loss": squared(m, b), "a": "1.0"},
+            "loss: expected 'a' to be a scalar, got str '1.0'",
+        ),
+        (
+            lambda m, b: {"loss": squared(m, b), "a": np.ones(1)},
+            r"loss: expected 'a' to be a scalar, got ndarray float64 \(1,\)",
         ),
         (lambda m, b: {"loss": squared(m, b), "epoch": squared(m, b)}, "loss: 'epoch' is another"),
     ],
@@ -451,6 +543,9 @@ def test_loss_has_to_be_a_scalar_with_a_gradient(loss, message):
         (0.5, "evaluate: expected named numbers, got float 0.5"),
         ({"loss": 1.0}, "evaluate: 'loss' is another column"),
         ({"held": torch.ones(2)}, r"evaluate: expected a number as 'held', got float32 \(2,\)"),
+        ({"held": "0.5"}, "evaluate: expected a number as 'held', got str '0.5'"),
+        ({"held": None}, "evaluate: expected a number as 'held', got NoneType None"),
+        ({"held": 1j}, "evaluate: expected a number as 'held', got complex 1j"),
     ],
 )
 def test_evaluation_has_to_give_named_numbers(found, message):
@@ -479,6 +574,11 @@ def other_schedule():
         ({"accumulate": 0}, "accumulate: expected a whole number from 1, got 0"),
         ({"patience": 0}, "patience: expected a whole number from 1, got 0"),
         ({"clip": 0.0}, "clip: expected a norm above 0, got 0.0"),
+        ({"clip": float("nan")}, "clip: expected a norm above 0, got nan"),
+        ({"clip": "1"}, "clip: expected a norm above 0, got str '1'"),
+        ({"epochs": np.float64(2)}, r"epochs: expected a whole number from 0, got np.float64\(2.0"),
+        ({"epochs": torch.tensor(-1)}, r"epochs: expected a whole number from 0, got tensor\(-1"),
+        ({"make": torch.optim.LBFGS}, "optimizer: LBFGS needs a closure"),
         ({"precision": "fp8"}, "precision: expected one of no, bf16, fp16, got 'fp8'"),
         ({"mode": "maximum"}, "mode: expected one of min, max, got 'maximum'; did you mean 'max'"),
         ({"device": "gpu"}, "device: expected one of auto, cpu, got 'gpu'"),
@@ -500,6 +600,35 @@ def other_schedule():
 def test_arguments_that_do_not_fit_are_refused(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         train(**options)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_may_be_of_numpy_and_torch(number):
+    names = {"epochs": 2, "seed": 3, "accumulate": 2, "every": 1, "patience": 4}
+    model, history = train(**{name: number(value) for name, value in names.items()})
+    known, same_history = train(**names)
+    assert same(model, known)
+    pd.testing.assert_frame_equal(history, same_history)
+    assert len(shuffled(numbers(), number(8), seed=number(1))) == 7
+    assert same(seeded(lambda: nn.Linear(3, 2), number(1)), seeded(lambda: nn.Linear(3, 2), 1))
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, torch.tensor, float, int])
+def test_numbers_may_be_of_numpy_and_torch(number):
+    model, history = train(
+        loss=lambda m, b: {"loss": squared(m, b), "two": number(2.0)},
+        clip=number(1.0),
+        evaluate=lambda m: {"three": number(3.0)},
+    )
+    assert same(model, train(clip=1.0)[0])
+    assert history.two.to_list() == [2, 2]
+    assert history.three.to_list() == [3, 3]
+
+
+@pytest.mark.parametrize("seed", [2**64, 1.5, "1", -(2**63) - 1])
+def test_seeds_that_torch_does_not_take_are_refused(seed):
+    with pytest.raises(ValueError, match="^seed: expected a whole number"):
+        seeded(lambda: nn.Linear(3, 2), seed)
 
 
 def test_a_plateau_goes_by_epoch():
@@ -680,6 +809,50 @@ def plain(**options):
     return [*torch.cat([p.flatten() for p in model.parameters()]).tolist(), *history.stack()]
 
 
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def mixed(rows=10):
+    """A batch of everything that one may hold beside the examples."""
+    return numbers(rows) | {
+        "texts": [str(row) for row in range(rows)],
+        "nested": Pair(torch.arange(rows), {"ids": tuple(range(rows))}),
+        "arrays": np.arange(rows),
+        "mask": None,
+        "scalar": torch.tensor(2.0),
+        "weights": torch.ones(3),
+        "name": "world",
+        "sizes": (2, 3),
+    }
+
+
+def on_mixed_batches(rows=10):
+    """The weights, and what the loss saw of a batch beside the numbers."""
+    seen = []
+
+    def loss(model, batch):
+        first = batch["nested"].first.tolist()
+        assert batch["texts"] == [str(row) for row in first]
+        assert list(batch["nested"].second["ids"]) == first == batch["arrays"].tolist()
+        others = [batch[name] for name in ("mask", "name", "sizes")]
+        assert [*others, batch["scalar"].item(), len(batch["weights"])] == [
+            None, "world", (2, 3), 2.0, 3,
+        ]  # fmt: skip
+        seen.extend(first)
+        return squared(model, batch)
+
+    model, history = train(linear(), loss, [mixed(rows)], device="cpu", make=torch.optim.SGD)
+    return [*model.weight.flatten().tolist(), *history.loss], seen
+
+
+def spoil_one(model, step):
+    """Make the weights of the second process NaN, after the last step."""
+    if step == 14 and accelerate.PartialState(cpu=True).process_index:
+        nn.init.constant_(model.weight, torch.nan)
+
+
 def on_a_process(folder: pathlib.Path) -> None:
     """What each of several processes finds."""
     masks = []
@@ -695,10 +868,10 @@ def on_a_process(folder: pathlib.Path) -> None:
     found["masks"] = masks
     with pytest.raises(ValueError, match="backward: works on one process .* got 2"):
         train(device="cpu", backward=dict)
-    with pytest.raises(ValueError, match="batches: 1 examples cannot be shared by 2 processes"):
-        train(device="cpu", batches=[{"x": torch.ones(1, 4)}])
-    with pytest.raises(TypeError, match="<class 'str'>"):
-        train(device="cpu", batches=[{"x": torch.ones(2, 4), "text": ["a", "b"]}])
+    found["mixed"], found["rows"] = on_mixed_batches()
+    found["few"], found["few rows"] = on_mixed_batches(rows=1)
+    with pytest.raises(DivergenceError, match="parameter weight of model is not finite"):
+        train(model := linear(), device="cpu", after_step=lambda step: spoil_one(model, step))
     state = accelerate.PartialState(cpu=True)
     found["processes"] = state.num_processes
     (folder / f"{state.process_index}.json").write_text(json.dumps(found))
@@ -720,4 +893,10 @@ def test_two_processes_train_as_one(tmp_path):
     for name in ("plain", "accumulated", "resumed"):
         assert first[name] == second[name]
     assert first["resumed"] == first["plain"]
+    for name, rows in (("mixed", 10), ("few", 1)):
+        assert first[name] == pytest.approx(on_mixed_batches(rows)[0], abs=1e-6)
+        assert first[name] == second[name]
+    assert first["rows"] == 2 * list(range(5))
+    assert second["rows"] == 2 * list(range(5, 10))
+    assert first["few rows"] == second["few rows"] == [0, 0]
     assert all(one != other for one, other in zip(first["masks"], second["masks"], strict=True))
