@@ -25,7 +25,8 @@ import typing
 import nbformat
 
 from modalign.rerun import execution, inventory, pages
-from modalign.rerun.inventory import chapter_key, digest, written_files
+from modalign.rerun.freshness import written_files
+from modalign.rerun.inventory import chapter_key, digest
 from modalign.rerun.inventory import notebooks as chapters
 
 Path = pathlib.Path
@@ -263,7 +264,8 @@ def render(root: Path, output: Path, committed: bool) -> int:
         *written_files(root / "notebooks" / "costs"),
         *notebooks.values(),
     ]
-    inputs = digest(root, files, Path(__file__).read_text(encoding="utf-8"), sys.version)
+    names = {os.path.relpath(path, root): path for path in files}
+    inputs = digest(names, Path(__file__).read_text(encoding="utf-8"), sys.version)
     if done.exists() and done.read_text() == inputs:
         print("The pages are up to date.")
     else:
