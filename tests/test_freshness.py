@@ -79,6 +79,8 @@ def stamp(root):
         held = inventory.read_notebook(path)
         held.metadata["modalign"] = {
             "key": inventory.chapter_key(root, path),
+            "commit": None,
+            **tool.commit_stamp(root, path),
         }
         target = tool.executed_path(root, path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -341,3 +343,103 @@ def test_a_method_belongs_to_the_chapters_that_use_it_and_no_command_to_any():
         assert {*shared, f"notebooks/presets/{stem}.yml"} <= held
         assert [name for name in held if name.startswith(f"results/{stem}/")]
         assert not {name for name in held if name.startswith(("modalign/rerun", "modalign/cli"))}
+
+
+# the stamp
+
+
+def git(root, *arguments):
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "core.hooksPath=/dev/null"]
+    command = ["git", "-C", str(root), *author, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A committed book, and its commit as stamps have it."""
+    root = write_book(tmp_path / "book", **BOOK)
+    (root / ".gitignore").write_text("_build/\nnew.py\n")
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "All")
+    return root, git(root, "rev-parse", "--short=12", "HEAD")
+
+
+def test_a_stamp_names_the_commit_and_the_files_that_differ_from_it(checkout):
+    root, commit = checkout
+    a, b = inventory.notebooks(root)
+    assert tool.commit_stamp(root, a) == {"commit": commit, "uncommitted": []}
+    (root / "modalign" / "one.py").write_text("import modalign.new\n")
+    (root / "modalign" / "new.py").write_text("")  # which git ignores
+    (root / "results" / "a" / "x.csv").write_text("2\n")
+    git(root, "add", "results")
+    (root / "modalign" / "unused.py").write_text("x = 1\n")
+    changed = ["modalign/new.py", "modalign/one.py", "results/a/x.csv"]
+    assert tool.commit_stamp(root, a) == {"commit": f"{commit}+changes", "uncommitted": changed}
+    assert tool.commit_stamp(root, b) == {"commit": commit, "uncommitted": []}
+
+
+def test_of_the_notebook_what_the_author_writes_counts_and_no_output(checkout):
+    root, _ = checkout
+    path = inventory.notebooks(root)[0]
+    held = inventory.read_notebook(path)
+    held.cells[1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    held.metadata["modalign"] = {"key": "0"}
+    nbformat.write(held, path)
+    assert tool.uncommitted(root, path) == []
+    held.cells[1].source += "\n# more"
+    nbformat.write(held, path)
+    assert tool.uncommitted(root, path) == ["notebooks/a.ipynb"]
+
+
+def test_a_book_that_git_does_not_know_has_no_stamp_of_it(tmp_path):
+    root = write_book(tmp_path, **BOOK)
+    assert tool.commit_stamp(root, inventory.notebooks(root)[0]) == {}
+    (root / ".git").write_text("gitdir: nowhere\n")
+    assert tool.commit_stamp(root, inventory.notebooks(root)[0]) == {}
+
+
+def test_what_git_cannot_compare_is_an_error_and_not_a_clean_stamp(checkout):
+    root, _ = checkout
+    (root / ".git" / "index").write_bytes(b"no index")
+    with pytest.raises(RuntimeError, match="git diff .*HEAD.* refuses: .*index"):
+        tool.commit_stamp(root, inventory.notebooks(root)[0])
+
+
+def test_kept_outputs_tell_of_changes_until_these_are_committed(checkout, capsys):
+    root, commit = checkout
+    (root / "modalign" / "one.py").write_text("from modalign import _deep  # edited\n")
+    stamp(root)
+    assert tool.keep(root) == 0
+    assert "made with changes that no commit has: modalign/one.py; " in capsys.readouterr().out
+    a, b = inventory.notebooks(root)
+    assert tool.stamp(a)["uncommitted"] == ["modalign/one.py"]
+    assert (
+        tool.commit_text(tool.stamp(a))
+        == f"{commit} and changes to `modalign/one.py` that it lacks"
+    )
+    assert tool.commit_text(tool.stamp(b)) == commit
+
+    git(root, "commit", "--quiet", "--all", "--message", "Edit")
+    assert tool.keep(root) == 0
+    assert "no commit has" not in capsys.readouterr().out
+    assert tool.stamp(a)["commit"] == git(root, "rev-parse", "--short=12", "HEAD")
+    assert tool.stamp(a)["uncommitted"] == []
+    assert tool.stamp(b)["commit"] == commit  # that of its making holds it too
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"commit": "0a1b"}, "0a1b"),
+        ({"commit": None}, "none"),
+        ({"commit": None, "no_commit": "no git"}, "no git"),
+        ({"commit": "0a1b+changes"}, "0a1b and changes to the package that it lacks"),
+        (
+            {"commit": "0a1b+changes", "uncommitted": list("abcdef")},
+            "0a1b and changes to `a`, `b`, `c` and 3 more files that it lacks",
+        ),
+    ],
+)
+def test_the_commit_of_a_record_in_words(record, expected):
+    assert tool.commit_text(record) == expected
