@@ -25,12 +25,15 @@ import typing
 import nbformat
 
 from modalign.rerun import execution, inventory, pages
-from modalign.rerun.inventory import chapter_key, digest, written_files
+from modalign.rerun.freshness import written_files
+from modalign.rerun.inventory import chapter_key, digest
 from modalign.rerun.inventory import notebooks as chapters
 
 Path = pathlib.Path
 TELL_SECONDS = 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CHANGES = "+changes"  # how records.commit marks the commit of an edited checkout
+MOST_FILES = 3  # that a cell of the status page names
 STATUS_MARK = "% The build writes everything below this line.\n"
 
 
@@ -47,6 +50,49 @@ def stamp(notebook: Path) -> dict[str, typing.Any]:
 
 def is_fresh(root: Path, notebook: Path) -> bool:
     return stamp(executed_path(root, notebook)).get("key") == chapter_key(root, notebook)
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git says of the book.
+
+    Raises:
+        RuntimeError: where git refuses; says why.
+    """
+    done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, encoding="utf-8")
+    if done.returncode:
+        why = " ".join(done.stderr.split())
+        raise RuntimeError(f"git {' '.join(arguments)} refuses: {why:.200}")
+    return done.stdout
+
+
+def uncommitted(root: Path, notebook: Path) -> list[str]:
+    """The files behind a chapter that differ from the last commit or are not in it."""
+    committed = git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")
+    changed = git(root, "diff", "-z", "--name-only", "HEAD").split("\0")
+    files = inventory.chapter_files(root, notebook)
+    inside = [name for name, path in files.items() if path == root / name]
+    found = [name for name in inside if name in changed or name not in committed]
+    name = notebook.relative_to(root).as_posix()
+    if name in changed:
+        # what an author writes there counts: its outputs are what is being made
+        before = nbformat.reads(git(root, "show", f"HEAD:{name}"), as_version=4)
+        now = inventory.read_notebook(notebook)
+        found += [name] if inventory.sources(before) != inventory.sources(now) else []
+    elif name not in committed:
+        found.append(name)
+    return sorted(found)
+
+
+def commit_stamp(root: Path, notebook: Path) -> dict[str, typing.Any]:
+    """The commit of a chapter's source and the files that differ from it; empty without git."""
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return {}
+    try:
+        head = git(root, "rev-parse", "--short=12", "HEAD").strip()
+    except RuntimeError:
+        return {}  # as without git: `records.provenance` says why there is no commit
+    changed = uncommitted(root, notebook)
+    return {"commit": head + (CHANGES if changed else ""), "uncommitted": changed}
 
 
 def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -78,7 +124,7 @@ def execute_chapter(root: Path, notebook: Path, position: int) -> int:
     target = executed_path(root, notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     failed = target.with_name(f"{notebook.stem}.failed.ipynb")
-    key = chapter_key(root, notebook)
+    key, committed = chapter_key(root, notebook), commit_stamp(root, notebook)
     made = execution.execute(
         inventory.read_notebook(notebook),
         {},
@@ -96,6 +142,7 @@ def execute_chapter(root: Path, notebook: Path, position: int) -> int:
         "seconds": round(made.seconds, 1),
         "peak_memory_mib": round(made.peak_memory_mib),
         **made.made,
+        **committed,
     }
     write_notebook(made.notebook, target)
     failed.unlink(missing_ok=True)
@@ -166,8 +213,19 @@ def keep(root: Path) -> int:
         if not is_fresh(root, notebook):
             print(f"{notebook.stem}: its executed copy is out of date; run: make outputs")
             return 1
-        write_notebook(inventory.read_notebook(executed_path(root, notebook)), notebook)
+        held = inventory.read_notebook(executed_path(root, notebook))
+        made = held.metadata["modalign"]
+        if (made["commit"] or "").endswith(CHANGES):
+            # what was changed then, and is as it was then, may have been committed since
+            made.update(commit_stamp(root, notebook))
+        write_notebook(held, notebook)
         print(f"kept {notebook.relative_to(root)}")
+        if made.get("uncommitted"):
+            print(
+                f"  made with changes that no commit has: {', '.join(made['uncommitted'])}; its "
+                "stamp says so until you commit them and run make outputs again (nothing is "
+                "executed twice)"
+            )
     return 0
 
 
@@ -184,7 +242,24 @@ def origin(record: dict[str, typing.Any]) -> list[str]:
     machine = record["machine"]
     device = "" if record["device"] == "cpu" else f", {record['device']}"
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}{device}"
-    return [where, record["date"][:10], record["commit"] or record.get("no_commit", "none")]
+    return [where, record["date"][:10], commit_text(record)]
+
+
+def commit_text(record: dict[str, typing.Any]) -> str:
+    """The commit of a record, and in words what differed from it.
+
+    >>> commit_text({"commit": "0a1b2c+changes", "uncommitted": ["modalign/lars.py"]})
+    '0a1b2c and changes to `modalign/lars.py` that it lacks'
+    """
+    commit = record["commit"]
+    if not commit:
+        return record.get("no_commit", "none")
+    if not commit.endswith(CHANGES):
+        return commit
+    files = [f"`{name}`" for name in record.get("uncommitted", [])]
+    more = f" and {len(files) - MOST_FILES} more files" if len(files) > MOST_FILES else ""
+    told = ", ".join(files[:MOST_FILES]) or "the package"
+    return f"{commit.removesuffix(CHANGES)} and changes to {told}{more} that it lacks"
 
 
 def versions(stamps: dict[Path, dict[str, typing.Any]]) -> list[list[str]]:
@@ -263,7 +338,8 @@ def render(root: Path, output: Path, committed: bool) -> int:
         *written_files(root / "notebooks" / "costs"),
         *notebooks.values(),
     ]
-    inputs = digest(root, files, Path(__file__).read_text(encoding="utf-8"), sys.version)
+    names = {os.path.relpath(path, root): path for path in files}
+    inputs = digest(names, Path(__file__).read_text(encoding="utf-8"), sys.version)
     if done.exists() and done.read_text() == inputs:
         print("The pages are up to date.")
     else:

@@ -500,7 +500,7 @@ def plans(
     held.metadata.pop("modalign", None)
     known = book.parameters_of(held, chapter)
     base = book.resolve(chapter, {}, preset, root=folder)
-    text, source = nbformat.writes(held), book.source_digest(folder)
+    text, source = nbformat.writes(held), book.source_digest(folder, chapter, held)
     found = []
     for change in changes:
         values = {**base, **book.settings(known, change)}
@@ -813,12 +813,12 @@ def perform(
         _remove_left(plan, output)
         root = Path(plan.root)
         root = root if (root / "_toc.yml").is_file() else book.book_root()
-        if book.source_digest(root) != plan.source:
+        notebook = nbformat.reads(plan.notebook, as_version=4)
+        if book.source_digest(root, plan.chapter, notebook) != plan.source:
             raise RuntimeError(
                 f"the source in {root} is not that of the plan: it changed since, or this machine "
                 "has another version of the book, of Python or of a library"
             )
-        notebook = nbformat.reads(plan.notebook, as_version=4)
         book.require_here(plan.parameters, book.parameters_of(notebook, plan.chapter))
         _note(plan, output, "started")
         try:

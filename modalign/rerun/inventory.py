@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import modalign
 from modalign import records
+from modalign.rerun import freshness
 from modalign.rerun._yaml import read_yaml
 
 if typing.TYPE_CHECKING:
@@ -44,8 +45,6 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {
 ANY = "any"
 # what numpy and torch hold; a seed goes to libraries that take 32 bits
 LARGEST_INT, LARGEST_SEED = 2**63 - 1, 2**32 - 1
-# the commands, which no chapter imports: they decide what runs, not what comes out
-COMMANDS = ("rerun", "cli.py", "_command.py", "__main__.py")
 
 
 def book_root(root: Folder | None = None) -> Path:
@@ -564,7 +563,10 @@ def costs(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, ty
     for name, values in sets.items():
         if name in found:
             key = keys.get(name) or run_key(
-                held, resolve(chapter, {}, name, root=root), chapter, source_digest(root)
+                held,
+                resolve(chapter, {}, name, root=root),
+                chapter,
+                source_digest(root, chapter, held),
             )
             found[name]["current"] = found[name]["key"] == key
         elif typing.cast(int, values.get("record_seeds", 0)) > 0:
@@ -602,62 +604,40 @@ def place_text(cost: Mapping[str, typing.Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores{device}"
 
 
-def written_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """The files below a folder, without hidden ones and caches."""
-    return [
-        path
-        for path in folder.rglob(pattern)
-        if path.is_file()
-        and not any(
-            part[0] == "." or part == "__pycache__" for part in path.parts[len(folder.parts) :]
-        )
-    ]
-
-
-def digest(root: Path, files: Iterable[Path], *texts: str) -> str:
+def digest(files: Mapping[str, Path], *texts: str) -> str:
     """Hash the names and contents of files, and further texts."""
     total = hashlib.sha256(json.dumps(texts).encode())
-    for path in sorted(files):
+    for name, path in sorted(files.items()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{os.path.relpath(path, root)} {content}\n".encode())
+        total.update(f"{name} {content}\n".encode())
     return total.hexdigest()
 
 
-def source_files(root: Path) -> list[Path]:
-    """What every chapter's numbers depend on: the package, the recorded tables, the pins."""
-    package = root / "modalign"
-    if not package.is_dir():
-        package = Path(modalign.__file__).parent
-    return [
-        *(
-            path
-            for path in written_files(package, "*.py")
-            if path.relative_to(package).parts[0] not in COMMANDS
-        ),
-        *written_files(root / "results"),
-        *root.glob("constraints.txt"),
-    ]
-
-
-def source_digest(root: Path) -> str:
-    """Hash the source that runs, and the versions of what it runs on."""
+def source_digest(root: Path, chapter: str, notebook: nbformat.NotebookNode) -> str:
+    """Hash what a chapter uses beside its notebook, and the versions of what it runs on."""
     versions = [
         platform.python_version(),
         *map(str, map(records.library_version, records.LIBRARIES)),
     ]
-    texts: dict[str, str] = {}
-    for path in source_files(root):
-        base = root if path.is_relative_to(root) else Path(modalign.__file__).parents[1]
-        texts[path.relative_to(base).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps([versions, sorted(texts.items())]).encode()).hexdigest()
+    return digest(freshness.inputs(root, chapter, notebook), *versions)
+
+
+def sources(notebook: nbformat.NotebookNode) -> list[list[typing.Any]]:
+    """What an author wrote in a notebook: the kind, the tags and the text of each cell."""
+    return [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in notebook.cells]
+
+
+def chapter_files(root: Path, notebook: Path) -> dict[str, Path]:
+    """The files that the committed outputs of a chapter depend on, but its notebook, by name."""
+    found = freshness.inputs(root, notebook.stem, read_notebook(notebook))
+    presets = notebook.parent / "presets" / f"{notebook.stem}.yml"
+    return found | ({presets.relative_to(root).as_posix(): presets} if presets.is_file() else {})
 
 
 def chapter_key(root: Path, notebook: Path) -> str:
     """Hash all that the committed outputs of a chapter depend on, and none of the outputs."""
-    cells = read_notebook(notebook).cells
-    source = [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in cells]
-    files = [*source_files(root), *written_files(root / "notebooks" / "presets")]
-    return digest(root, files, notebook.name, json.dumps(source), platform.python_version())
+    source = json.dumps(sources(read_notebook(notebook)))
+    return digest(chapter_files(root, notebook), notebook.name, source, platform.python_version())
 
 
 def run_key(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from modalign.rerun import inventory
 from modalign.rerun.execution import Result, scratch_folder
+from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import Folder
 
 if typing.TYPE_CHECKING:
@@ -81,7 +82,7 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(root / name, folder / name)
-    for page in inventory.written_files(root / "book"):
+    for page in written_files(root / "book"):
         target = folder / page.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(page, target)

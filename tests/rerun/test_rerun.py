@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from modalign import cli, rerun
-from modalign.rerun import execution, inventory, pages
+from modalign.rerun import execution, pages
 from modalign.rerun.inventory import Parameter
 
 NASTY = [
@@ -333,12 +333,6 @@ def test_a_changed_chapter_parameter_or_source_is_another_run(tiny_book):
     keys.add(key())
     assert len(keys) == 5
     assert key(rate=1) == key(rate=1.0)
-
-
-def test_the_commands_are_no_part_of_a_runs_address():
-    names = {path.name for path in inventory.source_files(inventory.book_root())}
-    assert {"cka.py", "records.py", "map.csv", "constraints.txt"} <= names
-    assert not {"cli.py", "execution.py"} & names
 
 
 def test_any_text_stays_data(tiny_book, tmp_path):
