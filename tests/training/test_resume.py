@@ -551,7 +551,7 @@ def test_a_checkpoint_is_of_one_run_at_a_time(tmp_path):
                 train(name, epochs=1)
             code = f"""if True:
                 import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-                from test_training_resume import train
+                from test_resume import train
                 train({str(name)!r}, epochs=1)"""
             if step == 2:
                 ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
