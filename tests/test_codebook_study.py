@@ -1,7 +1,11 @@
 """The study of the chapter "Codebook": its loss is the package's, and its rules are the book's."""
 
 import dataclasses
+import json
+import pathlib
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +14,7 @@ from modalign import records
 from modalign.studies import codebook as study
 from modalign.transport import ipot
 
+NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "codebook.ipynb"
 TINY = {"examples": 64, "candidates": 40, "batch_size": 32, "epochs": 1, "prototypes": 12}
 
 
@@ -123,3 +128,34 @@ def test_claims_are_differences_paired_by_seed():
 def test_refusals(change, message):
     with pytest.raises(ValueError, match=message):
         study.Setting(**change)
+
+
+def test_recorded_tables_are_those_of_the_study():
+    recorded = records.load("codebook/switches")
+    assert recorded.attrs["parameters"]["rows"] == study.ROWS
+    assert recorded.groupby("row").seed.nunique().eq(8).all()
+    assert records.load("codebook/explored").attrs["parameters"]["rows"] == study.EXPLORED
+    usual = {**dataclasses.asdict(study.Setting()), **recorded.attrs["parameters"]["setting"]}
+    assert study.Setting(**usual) == study.Setting()
+
+
+def test_the_chapters_figure_moves(browser, tmp_path):
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pages = ["".join(each.get("data", {}).get("text/html", "")) for each in outputs]
+    (figure,) = [each for each in pages if "moving-plan" in each]
+    assert len(figure.encode()) < 300_000
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{figure}", encoding="utf-8")
+    rng = np.random.default_rng(6)
+    points, prototypes = rng.uniform(size=(10, 2)), rng.uniform(size=(6, 2))
+    cost = torch.from_numpy(np.linalg.norm(points[:, None] - prototypes, axis=2))
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    for beta, step in ((0, 50), (10, 3), (40, 1)):
+        tab.locator("[name=beta]").fill(str(beta))
+        tab.locator("[name=step]").fill(str(step))
+        shown = re.search(r"plan costs ([0-9.]+)", tab.locator("output").inner_text())[1]
+        plan = ipot(cost, beta=0.01 * 10 ** (beta / 20), outer=step, method="log")
+        assert float(shown) == pytest.approx(float((plan * cost).sum()), abs=6e-5)
+    tab.close()
