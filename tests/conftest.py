@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 
 # before torch is imported: the tests of one machine are to be those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +42,27 @@ def _same_arithmetic():
     before = arithmetic()
     yield
     assert arithmetic() == before, "the test left the process with other settings"
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# a browser of a test neither shares a sandbox with the system nor looks for updates
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None and not os.environ.get("MODALIGN_NEEDS_BROWSER"):
+        pytest.skip(f"no browser to look at the pages with: none of {', '.join(BROWSERS)}")
+    assert path, f"none of {', '.join(BROWSERS)} is installed"
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

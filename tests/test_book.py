@@ -2,9 +2,7 @@
 
 import doctest
 import functools
-import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -13,12 +11,6 @@ import pytest
 from bs4 import BeautifulSoup
 
 ROOT = pathlib.Path(__file__).parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# a browser of a test neither shares a sandbox with the system nor looks for updates
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 FAULTS = """
 async () => {
   if (window.MathJax?.startup) await MathJax.startup.promise;
@@ -129,19 +121,6 @@ def test_the_status_page_tells_what_stands_behind_the_outputs(html):
     assert "Centred kernel alignment" in status
     assert "torchmetrics" in status
     assert "was built without make" not in status
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None and not os.environ.get("MODALIGN_NEEDS_BROWSER"):
-        pytest.skip(f"no browser to look at the pages with: none of {', '.join(BROWSERS)}")
-    assert path, f"none of {', '.join(BROWSERS)} is installed"
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

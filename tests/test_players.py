@@ -6,10 +6,12 @@ import av
 import numpy as np
 import pytest
 import scipy.io.wavfile
+import torch
 from bs4 import BeautifulSoup
 
 from modalign import players
 from modalign.data.shapes import render_audio, render_video, sample_scene
+from modalign.transport import ipot
 
 
 def content(source):
@@ -78,3 +80,93 @@ def test_rates_that_no_file_holds_are_refused(rate):
         players.sounds({"it": np.zeros(3, np.float32)}, rate=rate)
     with pytest.raises(ValueError, match="fps: expected 1 to 1,000"):
         players.movie(np.zeros((1, 2, 2, 3), np.uint8), label="it", fps=rate)
+
+
+def clouds():
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(5, 2)), rng.uniform(size=(3, 2))
+
+
+def plan_of(points, prototypes, beta, step):
+    cost = np.linalg.norm(points[:, None] - prototypes[None], axis=2)
+    plan = ipot(torch.from_numpy(cost), beta=beta, outer=step, method="log").numpy()
+    return plan, (plan * cost).sum(), 100 * abs(len(points) * plan.sum(1) - 1).max()
+
+
+def said(text):
+    pattern = r"β = ([\d.]+), step (\d+): the plan costs ([\d.]+); .* up to ([\d.]+)%"
+    return [float(each) for each in re.match(pattern, text).groups()]
+
+
+def test_a_plan_stands_still_without_scripts():
+    points, prototypes = clouds()
+    shown = players.transport(points, prototypes, exact=0.25, label="a <plan>", beta=0.1, step=7)
+    page = BeautifulSoup(shown.data, "html.parser")
+    plan, cost, off = plan_of(points, prototypes, 0.1, 7)
+    widths = [float(line["stroke-width"]) for line in page.find_all("line")]
+    np.testing.assert_allclose(widths, 8 * 5 * plan.ravel(), atol=0.006)
+    radii = [float(dot["r"]) for dot in page.find_all("circle")]
+    np.testing.assert_allclose(radii[5:], 6, atol=0.006)  # columns are exact
+    assert said(page.output.text) == pytest.approx([0.1, 7, cost, off], abs=0.06)
+    assert page.div["aria-label"] == "a <plan>"
+    assert all(label.has_attr("hidden") for label in page.find_all("label"))
+    assert "0.2500" in page.p.text
+    assert len(shown.data) < 20_000
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_a_plan_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
+    points, prototypes = clouds()
+    shown = players.transport(points, prototypes, exact=0.25, label="a plan")
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
+    context = browser.new_context(
+        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
+    )
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(page.as_uri())
+
+    def holds():
+        beta, step, cost, off = said(tab.locator("output").inner_text())
+        place = int(tab.locator("[name=beta]").input_value())
+        assert beta == pytest.approx(0.01 * 10 ** (place / 20), abs=6e-4)
+        _, true, far = plan_of(points, prototypes, 0.01 * 10 ** (place / 20), int(step))
+        assert cost == pytest.approx(true, abs=6e-5)
+        assert off == pytest.approx(far, abs=0.06)
+        return beta, step
+
+    seen = [holds()]
+    for name, share in (("beta", 0.02), ("step", 0.3)):
+        box = tab.locator(f"[name={name}]").bounding_box()
+        place = (box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        (tab.touchscreen.tap if touch else tab.mouse.click)(*place)
+        seen.append(holds())
+        tab.locator(f"[name={name}]").focus()
+        tab.keyboard.press("ArrowRight")
+        seen.append(holds())
+    assert len(set(seen)) == 5
+    assert not faults
+    tab.emulate_media(media="print")
+    assert not tab.locator("label").first.is_visible()
+    assert tab.locator("svg").is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": np.zeros((0, 2))}, "points: expected one or more finite points"),
+        ({"prototypes": np.array([[0.0, np.nan]])}, "prototypes: expected one or more finite"),
+        ({"points": np.ones((2, 2)), "prototypes": np.ones((1, 2))}, "expected two places or more"),
+        ({"beta": 2.0}, "beta, step: expected 0.01 to 1 and 1 to 50, .* got 2.0, 50"),
+        ({"step": 0}, "got 0.1, 0"),
+        ({"points": np.zeros((2, 3))}, "points: expected"),
+        ({"exact": float("nan")}, "exact: expected a finite number, got nan"),
+    ],
+)
+def test_plans_that_cannot_be_shown_are_refused(change, message):
+    points, prototypes = clouds()
+    given = {"points": points, "prototypes": prototypes, "exact": 0.0, **change}
+    with pytest.raises(ValueError, match=message):
+        players.transport(**given, label="none")

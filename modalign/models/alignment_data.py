@@ -232,9 +232,11 @@ def blocks(sample: Sample, *, size: int = 100, shortest: int = 9) -> list[Sample
     with the block before it, so that YMS gives 187 blocks, the longest of 108 actions; with
     ``shortest=1`` it gives 195 of at most 100. A snippet that is cut is in both blocks.
 
-    >>> one = shapes_samples(1, events=20, seed=0)[0]
-    >>> [len(block.actions) for block in blocks(one, size=10, shortest=3)]
-    [10, 10, 10, 10]
+    >>> times = np.array([[i, i + 1] for i in range(12)])
+    >>> both = {"clip_times": times, "snippet_times": times}
+    >>> one = make_sample("film", torch.ones(12, 2), torch.ones(12, 3), list(range(12)), **both)
+    >>> [len(block.actions) for block in blocks(one, size=10, shortest=5)]
+    [10, 14]
     """
     cuts = list(range(0, len(sample.actions), size))
     if len(cuts) > 1 and len(sample.actions) - cuts[-1] < shortest:
