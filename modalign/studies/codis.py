@@ -256,8 +256,8 @@ def pretrain(
     ]
     groups: list[dict[str, Any]] = [{"params": others}]
     groups.append({"params": gamma, "lr": setting.temperature_rate, "weight_decay": 0.0})
-    rates = {"lr": setting.learning_rate, "weight_decay": setting.weight_decay}
-    optimizer = torch.optim.AdamW(groups, **rates)
+    decay = setting.weight_decay
+    optimizer = torch.optim.AdamW(groups, lr=setting.learning_rate, weight_decay=decay)
     steps = len(batches) * setting.epochs
     shape = functools.partial(rate, steps=steps, warm_up=setting.warm_up)
     history = fit(
