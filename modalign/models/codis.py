@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_positive
+from modalign._checks import checked, describe
 from modalign.codebook import Codebook, FeatureQueue, MomentumTeacher, alignment_loss
-from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, states
+from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, ImageEncoder, states
 from modalign.momentum import distillation_weight
 
 CLS, MASK = "[CLS]", "[MASK]"
@@ -25,14 +25,17 @@ SPECIAL_TOKENS = (CLS, MASK)
 PAD_ID, CLS_ID, MASK_ID, FIRST_WORD = 0, 2, 3, 4
 
 
+WEIGHTS = ("mlm", "itm", "cross", "intra", "code")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes and switches of CODIS.
 
     Attributes:
-        vocabulary: number of tokens.
+        vocabulary: number of tokens, the special ones included.
         image_size: side of the pictures in pixels; others interpolate the positions.
-        patch: side of a patch.
+        patch: side of a patch, an even number.
         width: of the states, a multiple of ``heads``.
         heads: of each attention.
         image_layers: of the image tower.
@@ -61,14 +64,14 @@ class Config:
     patch: int = 8
     width: int = 64
     heads: int = 4
-    image_layers: int = 2
-    text_layers: int = 2
+    image_layers: int = 1
+    text_layers: int = 1
     fusion_layers: int = 2
     max_length: int = 32
     dim: int = 32
     prototypes: int = 128
-    queue: int = 1024
-    momentum: float = 0.995
+    queue: int = 128
+    momentum: float = 0.97
     temperature: float = 0.07
     alpha: float = 0.4
     ramp: int = 0
@@ -82,24 +85,36 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = "vocabulary image_size patch width heads image_layers text_layers fusion_layers"
-        for name in (*sizes.split(), "max_length", "dim", "prototypes", "queue"):
-            require_positive(**{name: getattr(self, name)})
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            least = {"vocabulary": FIRST_WORD + 1, "ramp": 0, "seed": 0}.get(each.name, 1)
+            if each.type is int and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{each.name}: expected a whole number from {least}, got {value}")
         if self.width % self.heads:
             raise ValueError(f"width: expected a multiple of {self.heads} heads, got {self.width}")
-        if self.image_size % self.patch:
+        if self.patch % 2 or self.image_size % self.patch:
             raise ValueError(
-                f"image_size: expected a multiple of the patch, {self.patch}, got {self.image_size}"
+                f"patch, image_size: expected an even patch that divides the side, got "
+                f"{self.patch}, {self.image_size}"
             )
-        for name in ("mlm", "itm", "cross", "intra", "code"):
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha: expected a number from 0 to 1, got {self.alpha}")
+        for name in WEIGHTS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name}: expected a weight of 0 or more, got {getattr(self, name)}"
                 )
+        if not any(getattr(self, name) for name in WEIGHTS):
+            raise ValueError(f"{', '.join(WEIGHTS)}: expected one weight above 0 at least")
 
 
 def tiny(vocabulary: int, **changes: Any) -> Config:
-    """The size that the book trains."""
+    """The size that the book trains, in some hundreds of steps.
+
+    The teacher remembers 1 / (1 - momentum) = 33 steps and the queue two batches of 64: the paper's
+    200 steps are a small part of its training and would be a third of ours. A queue that is old
+    beside the teacher is told apart by its age, and the pairs are not learned.
+    """
     return Config(vocabulary, **changes)
 
 
@@ -117,13 +132,17 @@ def base(vocabulary: int = 30_522, **changes: Any) -> Config:
         "dim": 256,
         "prototypes": 4000,
         "queue": 65_536,
+        "momentum": 0.995,
     }
     return Config(vocabulary, **{**sizes, **changes})
 
 
 class ImageTransformer(nn.Module):
-    """A vision transformer: patches, [CLS] first, and learned positions.
+    """A vision transformer on convolutions: patches, [CLS] first, and learned positions.
 
+    The layers of :class:`modalign.models.encoders.ImageEncoder` make the patches ("early
+    convolutions", Xiao et al. 2021), and [CLS] starts from their mean plus their maximum: with
+    patches that are cut out and a [CLS] that knows nothing, minutes of training teach nothing.
     Pictures of another size than ``image_size`` interpolate the positions, as the paper does to
     fine-tune at 384 pixels.
 
@@ -137,7 +156,7 @@ class ImageTransformer(nn.Module):
         super().__init__()
         self.config, self.patch = EncoderConfig(config.width), config.patch
         self.grid = config.image_size // config.patch
-        self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+        self.patches = ImageEncoder(32, config.width, patch=config.patch // 2)
         self.cls = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + self.grid**2, config.width))
         self.layers = _transformer(config, config.image_layers)
@@ -150,8 +169,9 @@ class ImageTransformer(nn.Module):
                 f"pixel_values: expected one picture or more, with sides that are multiples of "
                 f"{self.patch}, got {describe(pixel_values)}"
             )
-        patches = self.patches(pixel_values).flatten(2).mT
-        tokens = torch.cat([self.cls.expand(len(patches), -1, -1), patches], 1)
+        patches = self.patches.maps(pixel_values).flatten(2).mT
+        summary = self.cls + patches.mean(1, keepdim=True) + patches.amax(1, keepdim=True)
+        tokens = torch.cat([summary, patches], 1)
         places = self._places(height // self.patch, width // self.patch)
         hidden = self.layers(tokens + places)
         return EncoderOutput(hidden, hidden[:, 0])
@@ -167,6 +187,10 @@ class ImageTransformer(nn.Module):
 class TextTransformer(nn.Module):
     """A transformer over tokens, whose first is [CLS]; padding is masked.
 
+    A convolution tells each word its neighbours first, and [CLS] starts from the words' mean plus
+    their maximum: attention alone takes several times the steps to tell a red star and a blue
+    circle from a blue star and a red circle.
+
     >>> ids = torch.tensor([[2, 4, 5, 0]])
     >>> TextTransformer(Config(10))(ids, (ids > 0).long()).last_hidden_state.shape
     torch.Size([1, 4, 64])
@@ -179,7 +203,7 @@ class TextTransformer(nn.Module):
         self.config = EncoderConfig(config.width)
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(1, config.max_length, config.width))
-        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.neighbours = nn.Conv1d(config.width, config.width, 3, padding=1)
         self.layers = _transformer(config, config.text_layers)
 
     @checked
@@ -200,10 +224,90 @@ class TextTransformer(nn.Module):
                 f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got {low} to "
                 f"{high}"
             )
-        padding = None if attention_mask is None else ~attention_mask.bool()
-        hidden = self.tokens(input_ids) + self.positions[:, : input_ids.shape[1]]
-        hidden = self.layers(hidden, src_key_padding_mask=padding)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if not mask[:, 0].all():
+            raise ValueError(
+                "attention_mask: expected [CLS] first, and padding behind; row "
+                f"{int(mask[:, 0].logical_not().nonzero()[0])} begins with padding"
+            )
+        padding = ~mask.bool()[..., None]
+        words = self.tokens(input_ids) + self.positions[:, : input_ids.shape[1]]
+        words = words.masked_fill(padding, 0)
+        words = words + functional.gelu(self.neighbours(words.mT)).mT.masked_fill(padding, 0)
+        summary = words.sum(1) / mask.sum(1, keepdim=True)
+        summary = summary + words.masked_fill(padding, -math.inf).amax(1)
+        words = torch.cat([(words[:, 0] + summary)[:, None], words[:, 1:]], 1)
+        hidden = self.layers(words, src_key_padding_mask=padding[..., 0])
         return EncoderOutput(hidden, hidden[:, 0])
+
+
+class Interpolated(nn.Module):
+    """A ``ViTModel`` of `transformers` that takes pictures of any size, by interpolated positions.
+
+    Args:
+        vit: the model.
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+
+    @property
+    def config(self) -> Any:
+        """That of the model, with ``hidden_size``."""
+        return self.vit.config
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        """As the model, without its pooler."""
+        return self.vit(pixel_values=pixel_values, interpolate_pos_encoding=True)
+
+
+def transformers_towers(
+    config: Config, *, image: str | None = None, text: str | None = None
+) -> tuple[Encoder, Encoder]:
+    """A ViT and the first layers of a BERT, for :class:`Codis` of the :func:`base` size.
+
+    Args:
+        config: sizes; ``base()`` gives those of the paper.
+        image: a folder or name of pretrained weights on this machine, such as
+            ``google/vit-base-patch16-224-in21k``; random ones by default.
+        text: the same, such as ``bert-base-uncased``, whose first ``text_layers`` are taken.
+
+    Raises:
+        ImportError: where `transformers` is not installed.
+        OSError: where the weights are not on this machine; nothing is downloaded.
+
+    >>> small = Config(30, patch=16, max_length=8)
+    >>> Codis(small, **dict(zip(("image", "text"), transformers_towers(small)))).config.patch
+    16
+    """
+    from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+    both: dict[str, Any] = {
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
+        "intermediate_size": 4 * config.width,
+    }
+    kept: dict[str, Any] = {
+        "add_pooling_layer": False,
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
+    if image is None:
+        both["num_hidden_layers"] = config.image_layers
+        sizes = ViTConfig(image_size=config.image_size, patch_size=config.patch, **both)
+        vit = ViTModel(sizes, add_pooling_layer=False)
+    else:
+        vit = ViTModel.from_pretrained(image, **kept)
+    if text is None:
+        both |= {"vocab_size": config.vocabulary, "num_hidden_layers": config.text_layers}
+        both["max_position_embeddings"] = config.max_length
+        bert = BertModel(BertConfig(**both), add_pooling_layer=False)
+    else:
+        bert = BertModel.from_pretrained(text, num_hidden_layers=config.text_layers, **kept)
+    return Interpolated(vit), bert
 
 
 def _transformer(config: Config, layers: int) -> nn.TransformerEncoder:
@@ -282,6 +386,29 @@ class Towers(nn.Module):
         """States of a text, and its [CLS] as a vector of length one in the joint space."""
         hidden, _ = states(self.text, input_ids=input_ids, attention_mask=attention_mask)
         return hidden, functional.normalize(self.text_head(hidden[:, 0]), dim=1)
+
+    @torch.no_grad()
+    def spread(self, batch: Mapping[str, Tensor]) -> None:
+        """Scale and shift the heads, so that what they make of this batch has mean 0, variance 1.
+
+        Untrained towers put all rows near one place of the sphere, where a teacher's rows say
+        little about which pair is which.
+
+        Raises:
+            ValueError: for fewer than 2 pairs, or rows that do not differ.
+        """
+        image = self.image(pixel_values=batch["pixel_values"]).last_hidden_state[:, 0]
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        text = states(self.text, input_ids=ids, attention_mask=mask)[0][:, 0]
+        for name, head, hidden in (
+            ("pixel_values", self.image_head, image),
+            ("input_ids", self.text_head, text),
+        ):
+            if len(hidden) < 2 or not (deviation := head(hidden).std(0)).all():
+                raise ValueError(f"{name}: expected 2 rows or more that differ")
+            mean = head(hidden).mean(0)
+            head.weight.div_(deviation[:, None])
+            head.bias.sub_(mean).div_(deviation)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The two vectors of each pair of a batch."""
@@ -416,6 +543,11 @@ class Codis(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self._fresh: tuple[Tensor, Tensor] | None = None
 
+    def spread(self, batch: Mapping[str, Tensor]) -> None:
+        """Start the heads of student and teacher from a batch, see :meth:`Towers.spread`."""
+        self.towers.spread(batch)
+        self.teacher.module.load_state_dict(self.towers.state_dict())
+
     def losses(
         self,
         batch: Mapping[str, Tensor],
@@ -467,8 +599,6 @@ class Codis(nn.Module):
                 words[chosen], masked.labels[chosen], reduction="sum"
             ) / chosen.sum().clamp_min(1)
         found = {name: part for name, part in found.items() if getattr(config, name)}
-        if not found:
-            raise ValueError("mlm, itm, cross, intra, code: expected one weight above 0 at least")
         total = torch.stack([getattr(config, name) * part for name, part in found.items()]).sum()
         return {"loss": total, **found}
 
@@ -493,16 +623,17 @@ class Codis(nn.Module):
         return functional.cross_entropy(self.itm_head(fused[:, 0]), truth)
 
     def update(self) -> None:
-        """Move the teacher, and let the last batch's teacher features into the queues.
+        """Let the last batch's teacher features into the queues, then move the teacher.
 
         Raises:
             RuntimeError: where :meth:`losses` was not called before.
+            ValueError: for a batch that does not divide the queue; nothing has moved then.
         """
         if self._fresh is None:
             raise RuntimeError("update: call losses first; its teacher features enter the queues")
-        self.teacher.update(self.towers)
         for queue, z in zip((self.image_queue, self.text_queue), self._fresh, strict=True):
             queue.enqueue(z)
+        self.teacher.update(self.towers)
         self._fresh = None
         self.steps += 1
 
@@ -520,27 +651,37 @@ class Codis(nn.Module):
 
 
 def grad_cam(
-    model: Codis, batch: Mapping[str, Tensor], *, layer: int = -1
+    model: Codis, batch: Mapping[str, Tensor], *, layer: int = -2
 ) -> Float[Tensor, "b t p"]:
     """Where a picture says that it matches, word by word: cross-attention times its gradient.
 
     Attention of one fusion layer times the positive part of the gradient of the match, mean over
-    heads, as ALBEF draws it.
+    heads, as ALBEF draws it. In the last layer no word reaches the [CLS] that is judged any more,
+    and the maps of words would be zeros.
 
     Args:
-        model: pretrained.
-        batch: as of :meth:`Codis.losses`.
-        layer: of the fusion encoder.
+        model: pretrained, with two fusion layers or more.
+        batch: ``pixel_values``, ``input_ids`` and ``attention_mask``, as of :meth:`Codis.losses`.
+        layer: of the fusion encoder, from 0, or from -2 backwards.
 
     Returns:
-        A map over patches, without [CLS], for each token.
+        A map over patches, without [CLS], for each token; zeros for padding.
+
+    Raises:
+        ValueError: for a layer that is not there, or the last.
     """
-    chosen = model.fusion.layers[layer]
+    layers = model.fusion.layers
+    if not -len(layers) <= layer < len(layers) - 1 or layer == -1:
+        raise ValueError(
+            f"layer: expected one before the last of {len(layers)} fusion layers, got {layer}"
+        )
+    chosen = layers[layer]
     assert isinstance(chosen, FusionLayer)
     chosen.keep = True
     try:
-        score = model.match(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
-        (gradient,) = torch.autograd.grad(score.sum(), chosen.attention)
+        with torch.enable_grad():
+            score = model.match(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
+            (gradient,) = torch.autograd.grad(score.sum(), chosen.attention)
         return (chosen.attention * gradient.relu()).mean(1)[:, :, 1:].detach()
     finally:
         chosen.keep, chosen.attention = False, torch.empty(0)

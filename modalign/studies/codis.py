@@ -26,6 +26,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from modalign import records
 from modalign._checks import require_choice
 from modalign.data import load, shapes
+from modalign.data.shapes.scene import scene_generator
+from modalign.data.shapes.text import say
 from modalign.metrics import paired_table, retrieval
 from modalign.models.codis import SPECIAL_TOKENS, Codis, Config, rerank, with_cls
 from modalign.models.inputs import build_tokenizer, tokenize
@@ -45,6 +47,7 @@ class Setting:
         epochs: passes over them.
         batch_size: pairs a step.
         learning_rate: highest rate of AdamW (paper: 1e-4 for its large encoders).
+        temperature_rate: the same for the temperature, a number of some hundredths (paper: 1e-4).
         weight_decay: paper: 0.02.
         warm_up: share of the steps over which the rate rises from a tenth; then it falls to a tenth
             along a cosine, as in the paper.
@@ -58,7 +61,8 @@ class Setting:
     candidates: int = 500
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    temperature_rate: float = 1e-4
     weight_decay: float = 0.02
     warm_up: float = 0.1
     resolution: int = 64
@@ -137,8 +141,15 @@ class Epochs:
             }
 
 
+def captions(scene: shapes.Scene, number: int) -> list[str]:
+    """Describe all objects of a scene, worded ``number`` times, so that few captions fit two."""
+    rng = scene_generator(scene, "codis")
+    whole = shapes.Every(tuple(dict.fromkeys(shapes.Description.of(o) for o in scene.objects)))
+    return [say(whole, rng) for _ in range(number)]
+
+
 def scenes(setting: Setting, split: shapes.Split, length: int) -> list[shapes.Scene]:
-    """Scenes of two or three objects, so that few captions fit two pictures."""
+    """Scenes of two or three objects, so that few look alike."""
     return [
         shapes.sample_scene(setting.seed, i, split=split, min_objects=2, max_objects=3)
         for i in range(length)
@@ -150,27 +161,28 @@ def data(setting: Setting) -> tuple[dict[str, Pairs], Any]:
     """The train, validation and test splits of a setting, and their tokenizer."""
     sizes = {"train": setting.examples, "validation": setting.candidates}
     sizes["test"] = setting.candidates
-    pixels, captions = {}, {}
+    pixels, texts = {}, {}
     for split, size in sizes.items():
         if setting.dataset == "shapes":
             drawn = scenes(setting, split, size)  # type: ignore[arg-type]
             painted = shapes.render_images(drawn, setting.resolution).images
             pixels[split] = torch.from_numpy(painted).permute(0, 3, 1, 2).contiguous()
-            captions[split] = [[s.text for s in shapes.captions(each, 1)] for each in drawn]
+            number = 5 if split == "train" else 1
+            texts[split] = [captions(each, number) for each in drawn]
         else:
             rows = load("flickr8k", split).select(range(size))
             side = (setting.resolution, setting.resolution)
             found = [np.asarray(each.convert("RGB").resize(side)) for each in rows["image"]]
             pixels[split] = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
-            captions[split] = rows["captions"]
-    words = [text for texts in captions["train"] for text in texts]
+            texts[split] = rows["captions"]
+    words = [text for each in texts["train"] for text in each]
     least = 1 if setting.dataset == "shapes" else 3
     tokenizer = build_tokenizer(words, min_count=least, special_tokens=SPECIAL_TOKENS)
     splits = {}
-    for split, texts in captions.items():
-        flat = with_cls([text for each in texts for text in each])
+    for split, each in texts.items():
+        flat = with_cls([text for several in each for text in several])
         tokens = tokenize(tokenizer, flat, max_length=32)
-        owners = [i for i, each in enumerate(texts) for _ in each]
+        owners = [i for i, several in enumerate(each) for _ in several]
         splits[split] = Pairs(pixels[split], **tokens, owners=torch.tensor(owners))
     return splits, tokenizer
 
@@ -235,10 +247,17 @@ def pretrain(
     sizes = {"image_size": setting.resolution, "ramp": len(batches), "seed": setting.seed}
     config = Config(tokenizer.get_vocab_size(), **{**sizes, **changes})
     model = seeded(lambda: Codis(config), seed=setting.seed)
-    trained = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=setting.learning_rate, weight_decay=setting.weight_decay
-    )
+    model.spread(ready(next(iter(batches(0)))))
+    gamma = list(model.codebook.temperature.parameters())
+    others = [
+        each
+        for name, each in model.named_parameters()
+        if each.requires_grad and not name.startswith("codebook.temperature")
+    ]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    groups.append({"params": gamma, "lr": setting.temperature_rate, "weight_decay": 0.0})
+    decay = setting.weight_decay
+    optimizer = torch.optim.AdamW(groups, lr=setting.learning_rate, weight_decay=decay)
     steps = len(batches) * setting.epochs
     shape = functools.partial(rate, steps=steps, warm_up=setting.warm_up)
     history = fit(
