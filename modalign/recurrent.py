@@ -107,6 +107,11 @@ class LayerNormLSTM(nn.Module):
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             expected = f"sequences of {self.input_size} features a step in 2 or 3 dimensions"
             raise ValueError(f"x: expected {expected}, got {describe(x)}")
+        dtype, kind = self.weight_ih_l0.dtype, str(self.weight_ih_l0.dtype).removeprefix("torch.")
+        given = {"x": x, **dict(zip(("hx: h", "hx: c"), hx or (), strict=False))}
+        for name, value in given.items():
+            if value.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(f"{name}: expected {kind}, as the weights, got {describe(value)}")
         steps_first = x.transpose(0, 1) if self.batch_first and x.dim() == 3 else x
         if not len(steps_first):
             raise ValueError(f"x: expected at least one step, got {describe(x)}")

@@ -675,3 +675,13 @@ def test_lstm_sizes(name):
         LayerNormLSTM(**{"input_size": 3, "hidden_size": 6, name: 0})
     with pytest.raises(TypeError, match=f"{name}: expected int, got float"):
         LayerNormLSTM(**{"input_size": 3, "hidden_size": 6, name: 2.5})
+
+
+def test_lstm_wants_the_dtype_of_its_weights():
+    lstm = LayerNormLSTM(3, 2)
+    x, state = torch.randn(4, 5, 3), torch.zeros(1, 5, 2)
+    with pytest.raises(ValueError, match=r"^x: expected float32, as the weights, got float64"):
+        lstm(x.double())
+    with pytest.raises(ValueError, match=r"^hx: c: expected float32, as the weights, got float64"):
+        lstm(x, (state, state.double()))
+    assert lstm.double()(x.double(), (state.double(), state.double()))[0].dtype == torch.float64
