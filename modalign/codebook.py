@@ -63,7 +63,7 @@ class Codebook(nn.Module):
         dim: D, the width of the joint space (paper: 256).
         temperature: of the softmax, learned from this start; or a ``Temperature`` that is shared.
         pairing: ``"crossed"``: the image's plan is the text's target and the other way round (the
-            paper's figure 3 and abstract). ``"same"``: each is its own (its eq. 3 and algorithm 1).
+            paper's figure 3 and abstract). ``"same"``: each is its own (paper eq. 3, algorithm 1).
         features: plans come from ``"teacher"`` features (the paper's) or ``"student"`` ones.
         beta, outer, inner: of ``modalign.transport.ipot``.
         seed: of the prototypes' start.

@@ -22,6 +22,9 @@ METHODS = {
     "normalization.py": "sequences",
     "recurrent.py": "sequences",
     "projection.py": "sequences",
+    "transport.py": "codebook",
+    "codebook.py": "codebook",
+    "momentum.py": "codebook",
 }
 # lines at most
 PRINTED = {

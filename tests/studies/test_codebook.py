@@ -14,7 +14,7 @@ from modalign import records
 from modalign.studies import codebook as study
 from modalign.transport import ipot
 
-NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "codebook.ipynb"
+NOTEBOOK = pathlib.Path(__file__).parents[2] / "notebooks" / "codebook.ipynb"
 TINY = {"examples": 64, "candidates": 40, "batch_size": 32, "epochs": 1, "prototypes": 12}
 
 
