@@ -6,7 +6,6 @@ spoken digits, where it is known which digit a recording says.
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +26,8 @@ from modalign.metrics import retrieval
 from modalign.models.encoders import AudioEncoder, ImageEncoder, TextEncoder
 from modalign.models.inputs import audio_batch, build_tokenizer, image_batch, tokenize
 from modalign.models.joint import JointEmbedding
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
 
 Dataset = Literal["shapes", "spoken-digits"]
@@ -334,11 +335,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 RECORDED: dict[str, Any] = {"examples": 3000}
 
 
-def _measure(task: tuple[str, Setting], *, device: str) -> pd.DataFrame:
-    condition, setting = task
-    run = train(setting, device=device, progress=False)
+def _measure(task: Task, *, device: str) -> pd.DataFrame:
+    run = train(task.setting, device=device, progress=False)
     rows = [evaluate(run, name).assign(held_out=name) for name in run.held_out]
-    return pd.concat(rows).assign(condition=condition, seed=setting.seed)
+    return pd.concat(rows).assign(condition=task.row, seed=task.setting.seed)
 
 
 def record(
@@ -362,20 +362,18 @@ def record(
     ):
         if not chosen:
             continue
-        start = time.perf_counter()
-        runs = [
-            (name, Setting(**RECORDED, **CONDITIONS[name], seed=seed))
-            for name, seed in itertools.product(chosen, range(seeds))
-        ]
-        work = functools.partial(_measure, device=device)
-        scores = records.each(work, runs, jobs=jobs, title=table)
+        conditions_of = {name: CONDITIONS[name] for name in chosen}
         fixed = dataclasses.asdict(Setting(**RECORDED))
-        parameters = {"conditions": {name: CONDITIONS[name] for name in chosen}, "seeds": seeds}
-        records.save(
-            pd.concat(scores, ignore_index=True),
+        _sweep.record(
+            functools.partial(_measure, device=device),
+            [
+                (name, Setting(**RECORDED, **condition, seed=seed))
+                for name, condition in conditions_of.items()
+                for seed in range(seeds)
+            ],
             table,
-            parameters=parameters | {"fixed": fixed},
-            seconds=time.perf_counter() - start,
+            parameters={"conditions": conditions_of, "seeds": seeds, "fixed": fixed},
+            jobs=jobs,
         )
 
 

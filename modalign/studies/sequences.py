@@ -5,13 +5,14 @@ networks read one modality each, and one linear layer reads both. ``"towers"`` a
 vector of each modality, and the clip's features may come in another unit, so that the gradients
 of its network are smaller. ``"sequences"`` are given padded sequences, read by LSTMs with and
 without normalisation.
+
+:func:`train` has a loop of its own and not :func:`modalign.training.fit`: it measures each step by
+the weights before it and after it, which ``fit`` shows to nobody.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign import metrics, records
 from modalign._checks import require_choice, require_finite
 from modalign.lars import LARS
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task, fixed_by, settings_of
 from modalign.training import DivergenceError
 
 Kind = Literal["towers", "sequences"]
@@ -336,19 +338,6 @@ def best(table: pd.DataFrame, by: Sequence[str], *, at: Mapping[str, Any] = {}) 
     return table.merge(chosen, on=keys)
 
 
-def difference(
-    table: pd.DataFrame, column: str, first: Mapping[str, Any], second: Mapping[str, Any]
-) -> metrics.Interval:
-    """Interval of what the first runs have more of than the second, paired by seed."""
-    sides = []
-    for choice in (first, second):
-        part = table
-        for name, value in choice.items():
-            part = part[part[name] == value]
-        sides.append(part.set_index("seed")[column])
-    return metrics.difference(*sides)
-
-
 GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "sequences/pace": {
         "kind": ["towers"],
@@ -379,24 +368,26 @@ def settings(name: str, seeds: Iterable[int]) -> list[Setting]:
     >>> len(settings("sequences/pace", range(2)))
     72
     """
-    grid = GRIDS[name]
     return [
-        Setting(**chosen, learning_rate=rate)
-        for values in itertools.product(*grid.values(), seeds)
-        for chosen in [dict(zip([*grid, "seed"], values, strict=True))]
-        for rate in RATES[name][chosen["optimizer"]]
+        dataclasses.replace(chosen, learning_rate=rate)
+        for chosen in settings_of(Setting, GRIDS[name], seeds)
+        for rate in RATES[name][chosen.optimizer]
     ]
+
+
+def _last(task: Task) -> pd.DataFrame:
+    return pd.DataFrame([last(task.setting)])
 
 
 def record(*, seeds: int = 10, jobs: int = 1) -> None:
     """Run the sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
     for name, grid in GRIDS.items():
-        start = time.perf_counter()
-        runs = settings(name, range(seeds))
-        found = records.each(last, runs, jobs=jobs, title=name)
-        varied = [column for column in grid if len(grid[column]) > 1]
-        usual = dataclasses.asdict(runs[0])
-        fixed = {c: v for c, v in usual.items() if c not in [*varied, "seed", "learning_rate"]}
-        table = pd.DataFrame(found).drop(columns=[*fixed, "epoch"])
-        parameters = {"grid": grid, "rates": RATES[name], "seeds": seeds, "fixed": fixed}
-        records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)
+        fixed = fixed_by(Setting, grid, "learning_rate")
+        _sweep.record(
+            _last,
+            [(run.optimizer, run) for run in settings(name, range(seeds))],
+            name,
+            parameters={"grid": grid, "rates": RATES[name], "seeds": seeds, "fixed": fixed},
+            drop=[*fixed, "epoch"],
+            jobs=jobs,
+        )

@@ -10,7 +10,6 @@ from modalign.studies.sequences import (
     Pair,
     Setting,
     best,
-    difference,
     sample,
     settings,
     train,
@@ -96,12 +95,6 @@ def test_best_rate_of_each_group_and_of_one_unit():
     assert set(zip(chosen.unit, chosen.learning_rate, strict=True)) == {(1.0, 0.2), (0.1, 0.2)}
 
 
-def test_difference_is_paired_by_seed():
-    runs = best(table(), ["optimizer", "unit"]).sample(frac=1, random_state=0)
-    first, second = {"optimizer": "adam", "unit": 1.0}, {"optimizer": "sgd", "unit": 1.0}
-    assert difference(runs, "test", first, second) == pytest.approx((0.4, 0.4, 0.4))
-
-
 def test_settings_give_every_optimizer_as_many_rates():
     for name in sequence_norms.GRIDS:
         runs = settings(name, range(2))
@@ -155,13 +148,3 @@ def test_sequences_of_no_step_are_refused(kind):
     data.text_lengths[2] = 0
     with pytest.raises(ValueError, match="lengths: expected 1 to 6 steps"):
         Pair(Setting(kind=kind))(data)
-
-
-def test_a_difference_is_paired_by_seed():
-    table = pd.DataFrame(
-        {"norm": list("aaabbb"), "seed": [0, 1, 2, 2, 0, 1], "test": [1.0, 2, 3, 2.5, 0.5, 1.5]}
-    )
-    found = sequence_norms.difference(table, "test", {"norm": "a"}, {"norm": "b"})
-    assert found == (0.5, 0.5, 0.5)
-    with pytest.raises(ValueError, match="b: lacks 2, which a has"):
-        sequence_norms.difference(table.drop(index=3), "test", {"norm": "a"}, {"norm": "b"})

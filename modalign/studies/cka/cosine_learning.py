@@ -2,12 +2,15 @@
 
 Two encoders, one a modality, are trained so that paired examples point the same way. What the
 paper leaves open is a field of :class:`Setting`; the chapter maps the choices.
+
+:func:`train` has a loop of its own and not :func:`modalign.training.fit`: the objective changes
+with the number of the step, which ``fit`` tells no loss, and the encoders are evaluated before the
+first epoch too.
 """
 
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -17,10 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign import metrics, records
+from modalign import metrics
 from modalign._checks import checked, require_choice, require_finite, require_positive
 from modalign._scale import rescaled, unit_rows
 from modalign.cka import DegenerateError, cka
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task, fixed_by, settings_of
 from modalign.training import seeded
 
 Pairs = Literal["random", "shared"]
@@ -260,33 +265,24 @@ def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") ->
     return Trained(pd.DataFrame(rows), embeddings)
 
 
-def settings(
-    grid: Mapping[str, Iterable[Any]], seeds: Iterable[int], **common: Any
-) -> list[Setting]:
+def settings(grid: Mapping[str, Iterable[Any]], seeds: Iterable[int]) -> list[Setting]:
     """Every combination of the grid with every seed; runs that CKA cannot change appear once.
 
     >>> len(settings({"objective": ["cosine", "cka"], "measure": ["biased", "debiased"]}, [0, 1]))
     6
     """
-    chosen: dict[Setting, None] = {}
-    for values in itertools.product(*grid.values(), seeds):
-        setting = Setting(**common, **dict(zip([*grid, "seed"], values, strict=True)))
-        if setting.objective == "cosine":
-            setting = dataclasses.replace(setting, measure="biased", lambda_cka=0.0)
-        chosen[setting] = None
-    return list(chosen)
+    chosen = (
+        dataclasses.replace(each, measure="biased", lambda_cka=0.0)
+        if each.objective == "cosine"
+        else each
+        for each in settings_of(Setting, grid, seeds)
+    )
+    return list(dict.fromkeys(chosen))
 
 
-def _history(setting: Setting, *, device: str) -> pd.DataFrame:
-    columns = dataclasses.asdict(setting)
-    history = train(setting, device=device).history
-    return pd.concat([pd.DataFrame([columns] * len(history)), history], axis=1)
-
-
-def sweep(runs: list[Setting], *, jobs: int = 1, device: str = "cpu") -> pd.DataFrame:
-    """Train every setting, in ``jobs`` processes of one thread each; rows as :func:`train`'s."""
-    work = functools.partial(_history, device=device)
-    return pd.concat(records.each(work, runs, jobs=jobs, title="runs"), ignore_index=True)
+def _history(task: Task, *, device: str) -> pd.DataFrame:
+    history = train(task.setting, device=device).history
+    return pd.DataFrame([dataclasses.asdict(task.setting)] * len(history)).join(history)
 
 
 def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:
@@ -377,12 +373,12 @@ GRIDS: dict[str, dict[str, Sequence[Any]]] = {
 def record(*, seeds: int = 10, jobs: int = 1, device: str = "cpu") -> None:
     """Run the three sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
     for name, grid in GRIDS.items():
-        start = time.perf_counter()
-        runs = settings(grid, range(seeds))
-        table = sweep(runs, jobs=jobs, device=device)
-        varied = ["seed", *(column for column in grid if len(grid[column]) > 1)]
-        usual = dataclasses.asdict(Setting(epochs=grid["epochs"][0]))
-        fixed = {column: value for column, value in usual.items() if column not in varied}
-        table = table.drop(columns=list(fixed))
-        parameters = {"grid": grid, "seeds": seeds, "fixed": fixed}
-        records.save(table, name, parameters=parameters, seconds=time.perf_counter() - start)
+        fixed = fixed_by(Setting, grid)
+        _sweep.record(
+            functools.partial(_history, device=device),
+            [(run.objective, run) for run in settings(grid, range(seeds))],
+            name,
+            parameters={"grid": grid, "seeds": seeds, "fixed": fixed},
+            drop=fixed,
+            jobs=jobs,
+        )

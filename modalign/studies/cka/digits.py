@@ -1,7 +1,7 @@
 """Small networks on scikit-learn's 1,797 scanned digits and on the digits' English words."""
 
-import time
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from modalign import metrics, records
+from modalign import metrics
 from modalign._checks import checked, require_features, require_finite
 from modalign._digits import LEVELS, TEST_SCANS, WORDS
 from modalign._scale import unit_rows
 from modalign.cka import cka, cka_matrix
-from modalign.training import seeded
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
+from modalign.training import fit, seeded
 
 
 def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -100,23 +101,26 @@ class WordEncoder(nn.Module):
         return self.head(self.gru(packed)[1][0])
 
 
-def fit(
-    parameters: list[nn.Parameter],
-    logits: Callable[[Tensor], Tensor],
-    *,
-    seed: int,
-    epochs: int,
-    batch_size: int = 64,
-) -> None:
+def _train(model: nn.Module, *, seed: int, epochs: int, batch_size: int = 64) -> None:
     """Minimise the cross-entropy of the training scans with Adam at 0.001."""
     (images, labels), _ = scans()
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
-            optimizer.zero_grad()
-            functional.cross_entropy(logits(images[batch]), labels[batch]).backward()
-            optimizer.step()
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        # all orders are of one generator: to read the last, it draws those before it
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(len(images), generator=generator) for _ in range(epoch + 1)]
+        for batch in orders[-1].split(batch_size):
+            yield images[batch], labels[batch]
+
+    fit(
+        model,
+        lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
+        batches,
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-3),
+        epochs=epochs,
+        device="cpu",
+        progress=False,
+    )
 
 
 def train_classifier(seed: int, epochs: int = 10, layers: int = 8) -> LayeredCNN:
@@ -127,7 +131,7 @@ def train_classifier(seed: int, epochs: int = 10, layers: int = 8) -> LayeredCNN
     [16, 16]
     """
     network = seeded(lambda: LayeredCNN(layers), seed)
-    fit(list(network.parameters()), network, seed=seed, epochs=epochs)
+    _train(network, seed=seed, epochs=epochs)
     return network.eval()
 
 
@@ -153,7 +157,7 @@ def train_image_words(seed: int, epochs: int = 20) -> ImageWordModel:
     torch.Size([3, 10])
     """
     model = seeded(ImageWordModel, seed)
-    fit(list(model.parameters()), model, seed=seed, epochs=epochs)
+    _train(model, seed=seed, epochs=epochs)
     return model.eval()
 
 
@@ -253,7 +257,41 @@ def layer_similarities(first: LayeredCNN, second: LayeredCNN) -> dict[str, Tenso
     return {name: measure(xs, ys) for name, measure in LAYER_MEASURES.items()}
 
 
-def record(*, seeds: int = 10) -> None:
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One run: two classifiers, or one model of scans and words.
+
+    Attributes:
+        epochs: passes over the training scans.
+        seed: of weights and batches; the classifiers take 2 ``seed`` and 2 ``seed`` + 1.
+    """
+
+    epochs: int = 10
+    seed: int = 0
+
+
+def _layers(task: Task) -> pd.DataFrame:
+    epochs, seed = task.setting.epochs, task.setting.seed
+    found = []
+    for name, similarity in layer_similarities(
+        *(train_classifier(2 * seed + i, epochs) for i in range(2))
+    ).items():
+        matches = matching_layers(similarity)
+        # the first of the level ones, beside what all of them say
+        first = matches.int().argmax(2).flatten().tolist()
+        found.append(shares(matches).assign(seed=seed, measure=name, found=first))
+    table = pd.concat(found, ignore_index=True)
+    order = ["seed", "measure", "network", "layer", "found", "level"]
+    return table[[*order, *table.columns.difference(order, sort=False)]]
+
+
+def _words(task: Task) -> pd.DataFrame:
+    epochs, seed = task.setting.epochs, task.setting.seed
+    alignment = image_word_alignment(train_image_words(seed, epochs), seed=seed)
+    return pd.DataFrame([{"seed": seed, "epochs": epochs, **alignment}])
+
+
+def record(*, seeds: int = 10, jobs: int = 1) -> None:
     """Run both experiments on digits for every seed, and keep them in results/.
 
     ``cka/digit_layers``: the sanity check of Kornblith et al. (2019) on independent pairs of
@@ -261,24 +299,13 @@ def record(*, seeds: int = 10) -> None:
     :func:`shares`.
     ``cka/digit_words``: alignment of scans and words, before and after training.
     """
-    start, layers = time.perf_counter(), []
-    for seed in tqdm(range(seeds), desc="pairs of networks"):
-        pair = [train_classifier(2 * seed + i) for i in range(2)]
-        for name, similarity in layer_similarities(*pair).items():
-            matches = matching_layers(similarity)
-            # the first of the level ones, beside what all of them say
-            found = matches.int().argmax(2).flatten().tolist()
-            layers.append(shares(matches).assign(seed=seed, measure=name, found=found))
-    parameters = {"seeds": seeds}
-    seconds = time.perf_counter() - start
-    order = ["seed", "measure", "network", "layer", "found", "level"]
-    table = pd.concat(layers, ignore_index=True)
-    table = table[[*order, *table.columns.difference(order, sort=False)]]
-    records.save(table, "cka/digit_layers", parameters=parameters, seconds=seconds)
-    start, words = time.perf_counter(), []
-    for seed in tqdm(range(seeds), desc="images and words"):
-        for epochs in (0, 20):
-            alignment = image_word_alignment(train_image_words(seed, epochs), seed=seed)
-            words.append({"seed": seed, "epochs": epochs, **alignment})
-    seconds = time.perf_counter() - start
-    records.save(pd.DataFrame(words), "cka/digit_words", parameters=parameters, seconds=seconds)
+    for name, work, lengths in (
+        ("cka/digit_layers", _layers, [10]),
+        ("cka/digit_words", _words, [0, 20]),
+    ):
+        tasks = [
+            (f"{epochs} epochs", Setting(epochs, seed))
+            for seed in range(seeds)
+            for epochs in lengths
+        ]
+        _sweep.record(work, tasks, name, parameters={"seeds": seeds}, jobs=jobs)

@@ -10,13 +10,10 @@ evaluation whose sum of both measures was best on the validation split.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import pathlib
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +23,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from modalign import records
 from modalign._checks import require_choice, require_finite
@@ -49,6 +45,8 @@ from modalign.models.alignment_data import (
 )
 from modalign.models.neumatch import NeuMATCH
 from modalign.models.time_warping import drop_dtw, dtw, one_to_many_dtw
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
 from modalign.studies.neumatch.baselines import (
     NO_MARGINS,
     feature_free,
@@ -627,24 +625,12 @@ def finals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([last, stopped], ignore_index=True)
 
 
-def verdict(low: float, high: float) -> str:
-    """What an interval says of a claim that its quantity is above 0.
-
-    No smallest effect of interest was set before the sweeps ran, so that nothing is absent; see
-    :meth:`modalign.metrics.Interval.verdict`.
-
-    >>> [verdict(1, 3), verdict(-1, 2), verdict(-3, -1)]
-    ['holds', 'undecided', 'reversed']
-    """
-    return Interval((low + high) / 2, low, high).verdict(paper=1, smallest=0)
-
-
 def claims(table: pd.DataFrame) -> pd.DataFrame:
     """Hold :data:`CLAIMS` against the recorded runs of a data set, by the criterion above.
 
     Returns:
         A row for each claim and measure: the paired difference with its interval, ``published``,
-        the paper's difference, and its :func:`verdict`.
+        the paper's difference, and its :meth:`modalign.metrics.Interval.verdict`.
     """
     last = finals(table)
     rows = []
@@ -657,7 +643,9 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
             found.to_dict("records"), PUBLISHED[better], PUBLISHED[worse], strict=True
         ):
             about = {"claim": claim, **each, "published": (good - bad) / 100}
-            about["verdict"] = verdict(each["low"], each["high"])
+            # no smallest effect was set before the sweeps ran, so that nothing is absent
+            interval = Interval(each["mean"], each["low"], each["high"])
+            about["verdict"] = interval.verdict(paper=1, smallest=0)
             rows.append({name: value for name, value in about.items() if name != "row"})
     return pd.DataFrame(rows)
 
@@ -670,68 +658,40 @@ def early_stopped(table: pd.DataFrame) -> pd.DataFrame:
     return known.loc[best]
 
 
-def _work(task: tuple[str, Setting, str]) -> None:
-    """Run one (row, seed) and keep it in its own files, the table last and in one piece."""
-    row, setting, folder = task
-    part = _part(pathlib.Path(folder), row, setting)
-    _prolong(part.parent, row, setting)
-    found = train(setting, checkpoint=part.with_suffix(".pt"), progress=False)
-    history = found.history.dropna(axis=1, how="all")
-    history.insert(0, "row", row)
-    history.insert(1, "seed", setting.seed)
-    assigned = [
-        {"video": s.video, "start": start, "end": end, "truth": truth, "assigned": chosen}
-        for s, each in zip(found.test, found.assigned, strict=True)
-        for (start, end), truth, chosen in zip(
-            s.clip_times.tolist(), s.clip_snippet.tolist(), each.tolist(), strict=True
-        )
-    ]
-    about = {
-        "setting": dataclasses.asdict(setting),
-        "seconds": found.history.attrs["seconds"],
-        "commit": records.provenance()["commit"],
-        "assigned": assigned,
-    }
-    history.to_csv(part, index=False)
-    scratch = part.with_suffix(".scratch")
-    scratch.write_text(json.dumps(about))
-    scratch.replace(part.with_suffix(".done"))
+def _work(task: Task) -> pd.DataFrame:
+    """The evaluated epochs of a run; what it gave to the test clips is in ``attrs``."""
+    run = train(task.setting, checkpoint=task.checkpoint, progress=False)
+    history = run.history.dropna(axis=1, how="all")
+    for ratio in [column for column in history if column.startswith("ratio")]:
+        history.loc[history.index[-1], f"last {ratio}"] = history[ratio].tail(20).mean()
+    history.insert(0, "row", task.row)
+    history.insert(1, "seed", task.setting.seed)
+    table = history.dropna(subset=["test text_iou"])
+    table.attrs = {"seconds": run.history.attrs["seconds"], "assigned": _assigned(run)}
+    return table
 
 
-def _part(folder: pathlib.Path, row: str, setting: Setting) -> pathlib.Path:
-    """Where a run is kept; its checkpoint lies beside it."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in row)
-    usual = dataclasses.asdict(Setting())
-    given = {k: v for k, v in dataclasses.asdict(setting).items() if v != usual[k]}
-    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
-    return folder / f"{name}-{setting.seed}-{digest}.csv"
+def _assigned(run: Run) -> dict[str, list[Any]]:
+    """Columns of a row for each test clip: the snippets, true and given, and their times."""
+    tables = []
+    for sample, given in zip(run.test, run.assigned, strict=True):
+        truth = sample.clip_snippet
+        told = np.where(truth[:, None] < 0, np.nan, sample.snippet_times[truth])
+        columns = {"video": sample.video, "start": sample.clip_times[:, 0].tolist()}
+        columns |= {"end": sample.clip_times[:, 1].tolist(), "truth": truth.tolist()}
+        columns |= {"assigned": given, "snippet_start": told[:, 0], "snippet_end": told[:, 1]}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables).to_dict("list")
 
 
-def _prolong(folder: pathlib.Path, row: str, setting: Setting) -> None:
-    """Let a run begin where the longest of its shorter ones ended.
+def _shorter(setting: Setting) -> Iterator[Setting]:
+    """The runs that one is a prolongation of.
 
     A warm-up follows from the number of epochs: with it no run is the beginning of another.
     """
-    checkpoint = _part(folder, row, setting).with_suffix(".pt")
-    if checkpoint.exists() or setting.optimizer == "adam-warmup":
-        return
-    for epochs in range(setting.epochs - 1, 0, -1):
-        shorter = _part(folder, row, dataclasses.replace(setting, epochs=epochs))
-        if shorter.with_suffix(".done").exists() and shorter.with_suffix(".pt").exists():
-            for kept in folder.glob(f"{shorter.stem}.pt*"):
-                scratch = checkpoint.with_suffix(".scratch")
-                shutil.copy(kept, scratch)
-                scratch.replace(folder / kept.name.replace(shorter.stem, checkpoint.stem))
-            return
-
-
-def _finished(folder: pathlib.Path, row: str, setting: Setting) -> dict[str, Any] | None:
-    """What a finished run left, None where there is none of this setting."""
-    about = _part(folder, row, setting).with_suffix(".done")
-    if not about.exists():
-        return None
-    found = json.loads(about.read_text())
-    return found if Setting(**found["setting"]) == setting else None
+    if setting.optimizer != "adam-warmup":
+        for epochs in range(setting.epochs - 1, 0, -1):
+            yield dataclasses.replace(setting, epochs=epochs)
 
 
 def record(
@@ -740,102 +700,97 @@ def record(
     name: str | None = None,
     rows: Sequence[str] = tuple(ROWS),
     seeds: int = 5,
+    assigned: bool = False,
     jobs: int = 1,
     folder: str | pathlib.Path | None = None,
     progress: bool = True,
     **options: Any,
 ) -> None:
-    """Train every row with every seed, and keep three tables in ``results/neumatch/``.
+    """Train every row with every seed, and keep the evaluated epochs in ``results/neumatch/``.
 
-    ``{name}`` holds the evaluated epochs of all runs (``last ratio`` is the mean over the
-    last 20, as in Table 3), ``{name}-assigned`` what the paper's row gave to each test clip with
-    seed 0, and the times of the clip and of its true snippet, and ``{name}-baselines`` the
-    measures of :func:`baselines` by seed. A call that was killed goes on where it was: finished
-    runs are kept in ``.{dataset}`` beside the tables, and an unfinished one, or one that was asked
-    for fewer epochs, resumes from its last epoch. The checkpoints (40 MB each on YMS) can be
-    deleted.
+    ``last ratio`` is the mean over the last 20 epochs, as in Table 3. A call that was killed goes
+    on where it was: finished runs are kept in ``.{dataset}`` beside the table, and an unfinished
+    one, or one that was asked for fewer epochs, resumes from its last epoch. The checkpoints (40 MB
+    each on YMS) can be deleted.
 
     Args:
         dataset: ``"shapes"`` or ``"yms"``.
-        name: of the tables, in place of the data set's.
+        name: of the table, in place of the data set's.
         rows: names of :data:`ROWS`.
         seeds: number of seeds, from 0.
+        assigned: keep what the paper's row gave to each test clip with seed 0 too, with the times
+            of the clip and of its true snippet, as ``{name}-assigned``.
         jobs: processes, of one thread each.
         folder: results folder; the book's by default.
         progress: show a bar.
         **options: of :class:`Setting`, for every row.
 
     Raises:
-        ValueError: for a row that does not exist, or an option that is none.
+        ValueError: for a row that does not exist or is there twice, and ``assigned`` without the
+            paper's row.
+        TypeError: for an option that is none.
     """
     for row in rows:
         require_choice(row, tuple(ROWS), "rows")
-    root = pathlib.Path(folder) if folder is not None else records.results_folder()
-    parts = root / "neumatch" / f".{dataset}"
-    parts.mkdir(parents=True, exist_ok=True)
-    wanted = [
+    if assigned and PAPER not in rows:
+        raise ValueError(f"assigned: expected {PAPER!r} among the rows, got {', '.join(rows)}")
+    table = f"neumatch/{name or dataset}"
+    tasks = [
         (row, Setting(dataset=dataset, seed=seed, **(options | ROWS[row])))
         for seed in range(seeds)
         for row in rows
     ]
-    todo = [(*task, str(parts)) for task in wanted if _finished(parts, *task) is None]
-    records.each(_work, todo, jobs=jobs, title=f"{dataset} runs", progress=progress)
-    name, given = name or dataset, {"dataset": dataset, "seeds": seeds, **options}
-    _combine(name, wanted, parts, root, given)
-    started = time.perf_counter()
-    usual = Setting(dataset=dataset, **options)
-    table = pd.concat(
-        [
-            baselines(dataclasses.replace(usual, seed=seed)).assign(seed=seed)
-            for seed in tqdm(range(seeds), desc="baselines", disable=not progress)
-        ]
+    usual = dataclasses.asdict(Setting(dataset=dataset, **options))
+    del usual["seed"]
+    given = {"dataset": dataset, "seeds": seeds, **options, "rows": list(rows), "usual": usual}
+    found = _sweep.record(
+        _work,
+        tasks,
+        table,
+        parameters=given,
+        kept=f".{dataset}",
+        shorter=_shorter,
+        jobs=jobs,
+        folder=folder,
+        progress=progress,
     )
-    seconds = time.perf_counter() - started
-    records.save(
-        table, f"neumatch/{name}-baselines", parameters=given, seconds=seconds, folder=root
-    )
-
-
-def _combine(
-    name: str,
-    wanted: Sequence[tuple[str, Setting]],
-    parts: pathlib.Path,
-    root: pathlib.Path,
-    given: Mapping[str, Any],
-) -> None:
-    """Put finished runs into the two tables."""
-    tables, assigned, seconds, commits = [], pd.DataFrame(), 0.0, set()
-    for row, setting in wanted:
-        about = _finished(parts, row, setting)
-        if about is None:
-            raise RuntimeError(f"record: run {row!r} with seed {setting.seed} left no result")
-        history = pd.read_csv(_part(parts, row, setting))
-        ratios = [column for column in history if column.startswith("ratio")]
-        for ratio in ratios:
-            history.loc[history.index[-1], f"last {ratio}"] = history[ratio].tail(20).mean()
-        tables.append(history.dropna(subset=["test text_iou"]))
-        if row == PAPER and setting.seed == 0:
-            assigned = pd.DataFrame(about["assigned"])
-            assigned[["snippet_start", "snippet_end"]] = np.concatenate(
-                [
-                    np.where(s.clip_snippet[:, None] < 0, np.nan, s.snippet_times[s.clip_snippet])
-                    for s in samples_of(setting)["test"]
-                ]
-            )
-        seconds += about["seconds"]
-        commits.add(str(about["commit"]))
-    given = {
-        **given,
-        "rows": list(dict.fromkeys(row for row, _ in wanted)),
-        "commits": sorted(commits),
-        "usual": {k: v for k, v in dataclasses.asdict(wanted[0][1]).items() if k != "seed"},
-    }
-    table = pd.concat(tables, ignore_index=True)
-    records.save(table, f"neumatch/{name}", parameters=given, seconds=seconds, folder=root)
-    if len(assigned):
+    if assigned:
+        own = found[list(rows).index(PAPER)].attrs  # seed 0 comes first
         records.save(
-            assigned, f"neumatch/{name}-assigned", parameters=given, seconds=seconds, folder=root
+            pd.DataFrame(own["assigned"]),
+            f"{table}-assigned",
+            parameters={**given, "commits": [str(own["commit"])]},
+            seconds=own["seconds"],
+            folder=folder,
         )
+
+
+def _baselines(task: Task) -> pd.DataFrame:
+    return baselines(task.setting).assign(seed=task.setting.seed)
+
+
+def record_baselines(
+    dataset: Dataset = "shapes",
+    *,
+    seeds: int = 5,
+    jobs: int = 1,
+    folder: str | pathlib.Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Keep the measures of :func:`baselines` by seed as the table ``neumatch/{dataset}-baselines``.
+
+    Arguments are those of :func:`record`.
+    """
+    _sweep.record(
+        _baselines,
+        [("baselines", Setting(dataset=dataset, seed=seed, **options)) for seed in range(seeds)],
+        f"neumatch/{dataset}-baselines",
+        parameters={"dataset": dataset, "seeds": seeds, **options},
+        jobs=jobs,
+        folder=folder,
+        progress=progress,
+    )
 
 
 def steps_of(setting: Setting, training_samples: int) -> int:

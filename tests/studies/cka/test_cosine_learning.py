@@ -122,15 +122,21 @@ def test_evaluate_measures_chance_and_perfection():
     assert other["recall_at_1"] < 0.02
 
 
-def test_sweep_runs_every_setting_and_marks_its_rows():
-    runs = settings({"objective": ["cosine", "both"]}, [0, 1], examples=600, epochs=1)
-    table = cosine_learning.sweep(runs)
+def test_record_runs_every_setting_and_marks_its_rows(tmp_path, monkeypatch):
+    grid = {"objective": ["cosine", "both"], "examples": [600], "epochs": [1]}
+    monkeypatch.setattr(cosine_learning, "GRIDS", {"cka/map": grid})
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "README.md").touch()
+    monkeypatch.chdir(tmp_path)
+    cosine_learning.record(seeds=2)
+    table = records.load("cka/map")
     assert len(table) == 4 * 2 * 2
     assert set(table.groupby(["objective", "seed"]).groups) == {
         (objective, seed) for objective in ("cosine", "both") for seed in (0, 1)
     }
-    known = train(runs[0]).history
-    assert table[known.columns].head(len(known)).equals(known)
+    assert table.attrs["parameters"]["fixed"]["examples"] == 600
+    known = train(settings(grid, [0])[0]).history
+    pd.testing.assert_frame_equal(table[known.columns].head(len(known)), known, rtol=1e-4)
 
 
 def made_up_map(effect):

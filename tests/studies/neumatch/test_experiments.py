@@ -1,7 +1,6 @@
 """Runs of NeuMATCH: what they learn, what they say, and how a sweep is kept."""
 
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -205,12 +204,14 @@ def test_early_stopping_reads_the_evaluation_that_validation_chooses():
 
 
 def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
-    options = {"rows": [PAPER, "RP + SBN + Adam"], "seeds": 2, "folder": tmp_path, **TINY}
+    options = {"folder": tmp_path, "progress": False, **TINY}
+    options |= {"rows": ["RP + SBN + Adam", PAPER], "seeds": 2}
     called = []
     monkeypatch.setattr(records, "each", in_this_process)
+    monkeypatch.setattr(records, "commit", lambda: ("0" * 12, None))
     work = experiments._work
-    monkeypatch.setattr(experiments, "_work", lambda task: (called.append(task[:2]), work(task)))
-    record("shapes", **options, progress=False)
+    monkeypatch.setattr(experiments, "_work", lambda task: (called.append(task[:2]), work(task))[1])
+    record("shapes", **options, assigned=True)
     assert len(called) == 4
     table = records.load("neumatch/shapes", tmp_path)
     assert table.groupby(["row", "seed"]).size().tolist() == [2] * 4
@@ -221,21 +222,21 @@ def test_a_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     matched = assigned[assigned["truth"] >= 0]  # in this world a snippet lasts as its clips do
     assert (matched["snippet_start"] <= matched["start"]).all()
     assert (matched["snippet_end"] >= matched["end"]).all()
-    baselines = records.load("neumatch/shapes-baselines", tmp_path)
-    truth = baselines[baselines["assignment"] == "truth"]
-    assert truth["text_iou"].tolist() == [1, 1]
-    assert set(baselines["assignment"]) > {"all unmatched", "uniform", "DTW", "Drop-DTW"}
-
-    parts = tmp_path / "neumatch" / ".shapes"
-    next(parts.glob("*Adam-1-*.done")).unlink()  # as if killed before this run was finished
-    record("shapes", **options, progress=False)
+    known = train(Setting(**TINY), progress=False)  # of the paper's row, though it came second
+    assert assigned["assigned"].tolist() == np.concatenate(known.assigned).tolist()
+    next((tmp_path / "neumatch" / ".shapes").glob("*Adam-1-*.run")).unlink()
+    record("shapes", **options)
     assert [(row, setting.seed) for row, setting in called[4:]] == [("RP + SBN + Adam", 1)]
     pd.testing.assert_frame_equal(records.load("neumatch/shapes", tmp_path), table)
 
-    about = json.loads(next(parts.glob("*Adam-0-*.done")).read_text())
-    assert about["setting"]["optimizer"] == "adam"
-    record("shapes", **{**options, "epochs": 1, "seeds": 1}, progress=False)
-    assert len(called) == 7  # other settings are other runs
+
+def test_baselines_are_recorded_by_seed(tmp_path):
+    experiments.record_baselines("shapes", seeds=2, folder=tmp_path, progress=False, sequences=40)
+    baselines = records.load("neumatch/shapes-baselines", tmp_path)
+    assert baselines.groupby("assignment")["seed"].nunique().unique().tolist() == [2]
+    truth = baselines[baselines["assignment"] == "truth"]
+    assert truth["text_iou"].tolist() == [1, 1]
+    assert set(baselines["assignment"]) > {"all unmatched", "uniform", "DTW", "Drop-DTW"}
 
 
 def test_more_epochs_prolong_a_sweep_and_end_as_if_never_stopped(tmp_path, monkeypatch):
@@ -278,6 +279,10 @@ def test_a_sweep_in_processes_of_its_own(tmp_path):
 def test_an_unknown_row_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rows: expected one of"):
         record("shapes", rows=["RP + LAMB"], folder=tmp_path)
+    with pytest.raises(ValueError, match="assigned: expected 'RP . SBN . LARS' among the rows"):
+        record("shapes", rows=[NONE], assigned=True, folder=tmp_path)
+    with pytest.raises(ValueError, match="tasks: expected one or more, each once"):
+        record("shapes", rows=[NONE, NONE], folder=tmp_path)
 
 
 def test_the_recorded_counts_of_the_annotations_are_those_of_the_files(real_data):

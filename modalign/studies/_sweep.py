@@ -1,0 +1,232 @@
+"""One resumable sweep for every study: runs in processes of their own, each kept as it ends.
+
+A run is a row's name and a setting, a dataclass with defaults for all and a ``seed``. What it finds
+is kept in a file of its own, with a checksum, in a dotted folder beside the table. A sweep that was
+killed goes on where it was, and loses no more than the runs that were under way. Those go on from
+their checkpoint where the work keeps one.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import pandas as pd
+
+from modalign import records
+
+
+class Seeded(Protocol):
+    """A setting: a frozen dataclass with defaults, and a seed."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def seed(self) -> int: ...
+
+
+Setting = TypeVar("Setting", bound=Seeded)
+
+
+class Task(NamedTuple):
+    """One run: the name of its row, its setting, and a file that it may keep itself in."""
+
+    row: str
+    setting: Any
+    checkpoint: pathlib.Path
+
+
+Work = Callable[[Task], pd.DataFrame]
+Shorter = Callable[[Any], Iterable[Any]]
+
+
+def settings_of(
+    make: Callable[..., Setting], grid: Mapping[str, Iterable[Any]], seeds: Iterable[int]
+) -> list[Setting]:
+    """Every combination of a grid with every seed, seeds last."""
+    names = [*grid, "seed"]
+    return [
+        make(**dict(zip(names, values, strict=True)))
+        for values in itertools.product(*grid.values(), seeds)
+    ]
+
+
+def fixed_by(
+    make: Callable[..., Seeded], grid: Mapping[str, Sequence[Any]], *varied: str
+) -> dict[str, Any]:
+    """What is the same in all runs of a grid: all but the seed, and what it or ``varied`` names."""
+    single = {name: values[0] for name, values in grid.items() if len(values) == 1}
+    changes = {"seed", *varied, *(grid.keys() - single.keys())}
+    usual = dataclasses.asdict(make(**single))
+    return {name: value for name, value in usual.items() if name not in changes}
+
+
+def record(
+    work: Work,
+    tasks: Iterable[tuple[str, Seeded]],
+    name: str,
+    *,
+    parameters: Mapping[str, Any],
+    drop: Iterable[str] = (),
+    jobs: int = 1,
+    kept: str | None = None,
+    shorter: Shorter | None = None,
+    folder: str | pathlib.Path | None = None,
+    progress: bool = True,
+) -> list[pd.DataFrame]:
+    """Make every run that is not kept yet, and save the rows of all as one recorded table.
+
+    Its provenance has the ``parameters``, the ``commits`` that the runs were made at, and the
+    seconds of all runs added up. Runs that an earlier call made at another commit, or with changes
+    that were not committed, are used with a warning that names them.
+
+    Args:
+        work: a function of a module, from a :class:`Task` to tidy rows. Their ``attrs`` are kept
+            too: plain data, of which ``seconds`` stands for the time taken, where a run that was
+            taken up knows it better.
+        tasks: (row, setting) pairs, each once.
+        name: of the table, such as ``cka/map``.
+        parameters: for :func:`modalign.records.save`.
+        drop: columns that the table does not need.
+        jobs: processes, of one thread each.
+        kept: name of the folder of the runs; ``.map`` for the table ``cka/map``.
+        shorter: the settings whose end is the beginning of a setting, the longest first. A run
+            begins at the checkpoint of the first of them that is finished.
+        folder: results folder; the book's by default.
+        progress: show a bar.
+
+    Returns:
+        The rows of each task, in order, with what is known of the run in ``attrs``.
+
+    Raises:
+        RuntimeError: for a run that failed; it names the run and the error. Others stay kept.
+        ValueError: for no task, one that is there twice, or a kept file that is damaged.
+        OSError: for a file that cannot be written.
+    """
+    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    path = root / name
+    runs = path.with_name(kept or f".{path.name}")
+    pairs = list(tasks)
+    parts = {_part(runs, *pair): pair for pair in pairs}
+    if not 0 < len(parts) == len(pairs):
+        raise ValueError(
+            f"tasks: expected one or more, each once, got {len(pairs)} of which {len(parts)} differ"
+        )
+    runs.mkdir(parents=True, exist_ok=True)
+    found = {part: _read(part, *pair) for part, pair in parts.items()}
+    _warn_of_other_code(runs, [table for table in found.values() if table is not None])
+    todo = [(part, *parts[part]) for part, table in found.items() if table is None]
+    records.each(
+        functools.partial(_make, work=work, shorter=shorter),
+        todo,
+        jobs=jobs,
+        title=name if len(todo) == len(parts) else f"{name}, {len(parts) - len(todo)} kept",
+        progress=progress,
+    )
+    found |= {part: _read(part, row, setting) for part, row, setting in todo}
+    tables = [table for table in found.values() if table is not None]
+    records.save(
+        pd.concat(tables, ignore_index=True).drop(columns=list(drop)),
+        name,
+        parameters={**parameters, "commits": _commits(tables)},
+        seconds=sum(table.attrs["seconds"] for table in tables),
+        folder=root,
+    )
+    return tables
+
+
+def _commits(tables: Iterable[pd.DataFrame]) -> list[str]:
+    return sorted({str(table.attrs["commit"]) for table in tables})
+
+
+def _warn_of_other_code(runs: pathlib.Path, kept: Sequence[pd.DataFrame]) -> None:
+    now = records.commit()[0]
+    # of two that have changes, or no commit, nothing says that they are the same
+    same = {now} if now and "+" not in now else set()
+    if other := set(_commits(kept)) - same:
+        warnings.warn(
+            f"{runs} keeps {len(kept)} of the runs from before, made at {', '.join(sorted(other))} "
+            f"(now {now}); delete it to make them again",
+            stacklevel=3,
+        )
+
+
+def _part(runs: pathlib.Path, row: str, setting: Seeded) -> pathlib.Path:
+    """Where a run is kept: by what differs from the defaults, so that a new field renames none."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in row)
+    usual = dataclasses.asdict(type(setting)())
+    given = {k: v for k, v in dataclasses.asdict(setting).items() if v != usual[k]}
+    digest = hashlib.sha256(json.dumps([row, given], sort_keys=True).encode()).hexdigest()[:12]
+    return runs / f"{name}-{setting.seed}-{digest}.run"
+
+
+def _make(task: tuple[pathlib.Path, str, Seeded], *, work: Work, shorter: Shorter | None) -> None:
+    """Make a run, and keep it in one piece: its record, and below it a line with its rows."""
+    part, row, setting = task
+    checkpoint = part.with_suffix(".pt")
+    started = time.perf_counter()
+    try:
+        if shorter is not None and not checkpoint.exists():
+            _begin(checkpoint, row, shorter(setting))
+        table = work(Task(row, setting, checkpoint))
+    except Exception as error:
+        # not every error can be sent to another process, and none says which run it is of
+        raise RuntimeError(f"run {row!r}, {setting}: {type(error).__name__}: {error}") from error
+    about = {
+        "seconds": time.perf_counter() - started,
+        **table.attrs,
+        "row": row,
+        "setting": dataclasses.asdict(setting),
+        "commit": records.commit()[0],
+    }
+    content = json.dumps([list(table.columns), table.to_dict("split")["data"]]).encode()
+    head = json.dumps(records.seal(about, content)).encode()
+    records.write_whole(part, head + b"\n" + content)
+
+
+def _begin(checkpoint: pathlib.Path, row: str, shorter: Iterable[Seeded]) -> None:
+    """Copy the checkpoint of the first setting that is finished, with what else lies beside it."""
+    for setting in shorter:
+        part = _part(checkpoint.parent, row, setting)
+        if _read(part, row, setting) is not None and part.with_suffix(".pt").exists():
+            # the checkpoint itself last: where it is, there is no beginning to copy
+            for each in sorted(part.parent.glob(f"{part.stem}.pt*"), reverse=True):
+                target = each.with_name(each.name.replace(part.stem, checkpoint.stem))
+                scratch = target.with_name(f".{target.name}.part")
+                shutil.copy(each, scratch)
+                scratch.replace(target)
+            return
+
+
+def _plain(value: Any) -> Any:
+    """As it is read again: a tuple is a list there."""
+    return json.loads(json.dumps(value))
+
+
+def _read(part: pathlib.Path, row: str, setting: Seeded) -> pd.DataFrame | None:
+    """What a finished run found, None where there is none of this setting."""
+    if not part.exists():
+        return None
+    head, _, content = part.read_bytes().partition(b"\n")
+    try:
+        about = json.loads(head)
+    except ValueError:
+        about = None
+    held = isinstance(about, dict)
+    if broken := records.seal_broken(about, content) if held else "its record is no JSON object":
+        raise ValueError(f"{part}: {broken}; delete it, and its run is made again")
+    own = {**dataclasses.asdict(type(setting)()), **about["setting"]}
+    asked = dataclasses.asdict(setting)
+    if _plain([about["row"], own]) != _plain([row, asked]):
+        return None
+    columns, rows = json.loads(content)
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs = about
+    return table
