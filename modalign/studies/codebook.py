@@ -371,17 +371,4 @@ def _judged(
     claim: str, contrast: str, interval: Interval, smallest: float, published: float | None
 ) -> dict[str, Any]:
     named = {"claim": claim, "contrast": contrast, "paper": published, "smallest": smallest}
-    return {**named, **interval._asdict(), "verdict": verdict(interval, smallest)}
-
-
-def verdict(interval: Interval, smallest: float) -> str:
-    """The book's rule, for a claim whose side is above zero.
-
-    >>> [verdict(Interval(m, m - 1, m + 1), 4) for m in (2, -2, 0, 3.5)]
-    ['holds', 'reversed', 'absent', 'holds']
-    """
-    if interval.low > 0:
-        return "holds"
-    if interval.high < 0:
-        return "reversed"
-    return "absent" if interval.high < smallest else "undecided"
+    return {**named, **interval._asdict(), "verdict": interval.verdict(paper=1, smallest=smallest)}
