@@ -37,13 +37,15 @@ lint: $(VENV)/.has-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# one file's tests stay on one worker, so that the pages are rendered once
+# the groups are those of tests/conftest.py
+SIDE_BY_SIDE := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-python:
 	$(MAKE) PYTHON=$(PYTHON) VENV=$(OTHER) $(OTHER)/.has-dev
-	$(ONE_THREAD) $(OTHER)/bin/python -m pytest -n 2 --dist loadfile \
+	$(ONE_THREAD) $(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) \
 	  --ignore=tests/test_book.py --ignore=tests/test_notebooks.py
 
 bench: $(VENV)/.has-dev

@@ -69,7 +69,7 @@ def widened(**pair: Tensor) -> list[Tensor]:
     return [x.to(torch.float64 if double else torch.float32) for x in pair.values()]
 
 
-def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Products of float32 stay in float32."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
@@ -154,7 +154,8 @@ def self_product(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 def squared_norms(grams: Tensor) -> Tensor:
     """Row by row, which keeps float32's digits where one sum over n^2 squares would not."""
-    return torch.linalg.vector_norm(grams, dim=2).square().sum(1)
+    norms: Tensor = torch.linalg.vector_norm(grams, dim=2)
+    return norms.square().sum(1)
 
 
 def rounding(biased: Any, x: Tensor, *, difference: bool = False) -> Any:
@@ -301,8 +302,8 @@ def compare(x: Tensor, y: Tensor, debiased: bool, products: Callable[..., Produc
     return Comparison((a, b), (a_scale, b_scale), side, terms, least)
 
 
-class ClosedForm(torch.autograd.Function):
-    """A cosine between Gram matrices whose gradient is given; autograd takes second derivatives."""
+class _ClosedForm(torch.autograd.Function):
+    """What :func:`closed_form` calls."""
 
     @staticmethod
     def forward(
@@ -346,6 +347,19 @@ class ClosedForm(torch.autograd.Function):
                 y_grad = ctx.gradient(b, a, side, l_norm, k_norm, value, weight / y_scale)
                 y_grad = y_grad.to(y.dtype)
         return x_grad, y_grad, None, None, None, None
+
+
+def closed_form(
+    x: Tensor,
+    y: Tensor,
+    debiased: bool,
+    products: Callable[..., Products],
+    gradient: Callable[..., Tensor],
+    center: Callable[[Tensor, bool], Tensor],
+) -> Tensor:
+    """A cosine between Gram matrices whose gradient is given; autograd takes second derivatives."""
+    value: Tensor = _ClosedForm.apply(x, y, debiased, products, gradient, center)  # type: ignore[no-untyped-call]
+    return value
 
 
 def second_derivatives(ctx: Any, x: Tensor, y: Tensor, grad: Tensor) -> list[Tensor | None]:

@@ -42,7 +42,9 @@ def nan_beyond(x: Tensor, dim: int | None = None) -> Tensor:
     A variance is infinite there, and what is divided by its root would be 0 without a word.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=dim is not None, dtype=wide)
+    norm: Tensor = torch.linalg.vector_norm(
+        x.detach(), dim=dim, keepdim=dim is not None, dtype=wide
+    )
     return x + (0 * norm).to(x.dtype)
 
 
@@ -52,9 +54,10 @@ def nan_beyond_product(c: Tensor, w: Tensor, h: Tensor) -> Tensor:
     That of any later h too, whose entries are those of a hidden state, at most 1.
     """
     wide = torch.promote_types(c.dtype, torch.float32)
-    of_w = torch.linalg.vector_norm(w.detach(), dtype=wide)
-    of_h = torch.linalg.vector_norm(h.detach(), dim=-1, keepdim=True, dtype=wide)
-    return c + (0 * (of_w * (of_h + h.shape[-1] ** 0.5)).square()).to(c.dtype)
+    of_w: Tensor = torch.linalg.vector_norm(w.detach(), dtype=wide)
+    of_h: Tensor = torch.linalg.vector_norm(h.detach(), dim=-1, keepdim=True, dtype=wide)
+    most: Tensor = of_w * (of_h + h.shape[-1] ** 0.5)
+    return c + (0 * most.square()).to(c.dtype)
 
 
 def nan_for_infinite(variance: Tensor) -> Tensor:

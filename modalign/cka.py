@@ -114,7 +114,7 @@ def cka(
     x, y = numerics.widened(x=x, y=y)
     with numerics.without_autocast(x):
         if kernel == "linear" and not numerics.is_transformed(x, y):
-            return numerics.ClosedForm.apply(x, y, debiased, _products, _gradient, _center_)
+            return numerics.closed_form(x, y, debiased, _products, _gradient, _center_)
         return numerics.by_grams(x, y, kernel, float(threshold), debiased, _center_)
 
 
@@ -175,7 +175,7 @@ def _gradient(
     if isinstance(side, _Grams):
         return torch.sub(side.l * pull, side.k, alpha=push) @ x
     if side.k_off is None:
-        return (x @ side.xx).addmm_(y, side.xy.T, beta=-push, alpha=pull)
+        return torch.mm(x, side.xx).addmm_(y, side.xy.T, beta=-push, alpha=pull)
     off = torch.sub(side.l_off * pull, side.k_off, alpha=push)
     grad = torch.addcmul(off / len(x) @ x, x, off[:, None], value=-1)  # its columns sum to zero
     return grad.addmm_(y, side.xy.T, alpha=pull).addmm_(x, side.xx, alpha=-push)

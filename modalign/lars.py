@@ -175,7 +175,7 @@ class LARS(torch.optim.Optimizer):
 
     def _state(self, w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """What is remembered of a tensor, made at its first step."""
-        state = self.state[w]
+        state: dict[str, Any] = self.state[w]
         names: tuple[str, ...] = ("momentum_buffer",) if group.get("momentum") else ()
         if group["direction"] == "adam":
             names = ("exp_avg", "exp_avg_sq")

@@ -196,7 +196,7 @@ class MomentumTeacher(AveragedModel):
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the averaged module, without a gradient."""
-        return super().forward(*args, **kwargs)
+        return self.module(*args, **kwargs)
 
 
 class FeatureQueue(nn.Module):

@@ -13,9 +13,36 @@ import numpy as np
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests._asserts")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("modalign", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("modalign")
+
+
+# what takes longest begins first, so that no process is left alone with it at the end
+FIRST = ("tests/test_book.py", "tests/test_notebooks.py", "tests/rerun/test_rerun.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Make a group for --dist loadgroup of each chapter, and of each file.
+
+    A group stays on one process: what a file makes for its tests is made once, so the pages are
+    rendered once, and chapters run side by side.
+    """
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        chapter = getattr(item, "callspec", None) and item.callspec.params.get("chapter")
+        if not item.get_closest_marker("xdist_group"):
+            group = f"chapter-{chapter}" if chapter else file
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """No test cuts the power, and each wait for a disk takes longer than a small run."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +101,14 @@ def real_data(monkeypatch):
         pytest.skip("no real data: set MODALIGN_DATA to the folder that holds them")
     monkeypatch.setenv("MODALIGN_DATA", str(folder))
     return folder
+
+
+@pytest.fixture
+def compiler():
+    """A compiler that has compiled nothing yet; it gives up after a few variants of a function."""
+    if not shutil.which("c++") and not shutil.which("g++"):
+        pytest.skip("no C++ compiler, which torch.compile needs on the CPU")
+    torch.compiler.reset()
 
 
 TINY = {

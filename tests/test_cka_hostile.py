@@ -1,12 +1,16 @@
 """What cka, cka_matrix and hsic refuse, and in which words; and what they must not mind."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 
 from modalign.cka import DegenerateError, cka, cka_matrix, hsic
+from tests import _asserts as asserts
+from tests import _inputs as inputs
+from tests._inputs import INF, NAN, draw, with_entry
 
-NAN, INF = float("nan"), float("inf")
 KERNELS = {
     "linear": "linear",
     "rbf": "rbf",
@@ -15,28 +19,15 @@ KERNELS = {
 
 
 def x(n=8, d=3):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    return draw(n, d)
 
 
 def y(n=8, d=2):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+    return draw(n, d, seed=1)
 
 
 def gram(z):
     return z @ z.T
-
-
-def with_entry(z, value, row=3):
-    z[row, 0] = value
-    return z
-
-
-def simplex(n=8):
-    return torch.eye(n) - 1 / n
-
-
-def all_but_one(n=8):
-    return with_entry(torch.ones(n, 2), 5.0)
 
 
 REFUSED = {
@@ -51,21 +42,30 @@ REFUSED = {
         lambda k: cka(x(8), y(7), kernel=k),
         r"(?s)x: expected .*n d1.*, got float32 \(8, 3\)\n.*y: .*n d2.*, got float32 \(7, 2\)",
     ),
-    "one dimension": (lambda k: cka(x()[0], y(), kernel=k), r"x: .*, got float32 \(3,\)"),
-    "three dimensions": (lambda k: cka(x(), y()[None], kernel=k), r"y: .*float32 \(1, 8, 2\)"),
-    "integers": (lambda k: cka(x().long(), y(), kernel=k), r"x: .*Float.*, got int64 \(8, 3\)"),
-    "booleans": (lambda k: cka(x(), y() > 0, kernel=k), r"y: .*Float.*, got bool \(8, 2\)"),
-    "complex": (lambda k: cka(x() + 1j, y(), kernel=k), r"x: .*Float.*, got complex64 \(8, 3\)"),
-    "NaN in x": (lambda k: cka(with_entry(x(), NAN), y(), kernel=k), "x.*finite.*NaN in row 3"),
-    "NaN in y": (lambda k: cka(x(), with_entry(y(), NAN), kernel=k), "y.*finite.*NaN in row 3"),
-    "NaN in row 0": (lambda k: cka(with_entry(x(), NAN, 0), y(), kernel=k), "x.*NaN in row 0"),
-    "infinity in y": (lambda k: cka(x(), with_entry(y(), INF), kernel=k), "y.*finite"),
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+every_kernel = inputs.each("kernel", KERNELS)
+
+
+ROWS = {
+    "NaN in row 0": (lambda z: with_entry(z, NAN, 0), "expected finite .*NaN in row 0"),
+    "NaN in row 3": (lambda z: with_entry(z, NAN, 3), "expected finite .*NaN in row 3"),
+}
+
+
+@every_kernel
+@pytest.mark.parametrize("name", ["x", "y"])
+@inputs.hostile(inputs.WRONG_TYPE, inputs.NOT_FINITE, inputs.WRONG_DIMENSIONS, ROWS)
+def test_refused(change, message, name, kernel):
+    asserts.refuses(
+        lambda x, y: cka(x, y, kernel=kernel), {"x": x(), "y": y()}, name, change, message
+    )
+
+
+@every_kernel
 @pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_whatever_the_kernel(call, message, kernel):
+def test_sizes_refused_whatever_the_kernel(call, message, kernel):
     with pytest.raises(ValueError, match=message):
         call(kernel)
 
@@ -93,18 +93,13 @@ def test_constant_features_with_other_kernels(value):
         cka(x(50), constant, kernel=gram)
 
 
-DEGENERATE = {
-    "one-hot": torch.eye(8),
-    "simplex": simplex(),
-    "all but one equal": all_but_one(),
-    "one-hot and a shift": torch.eye(8) + 300,
-}
+EQUALLY_FAR = ("one-hot", "simplex", "all but one equal", "one-hot and a shift")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("z", DEGENERATE.values(), ids=DEGENERATE.keys())
-def test_without_norm_where_debiased(z, dtype):
-    z = z.to(dtype)
+@pytest.mark.parametrize("name", EQUALLY_FAR)
+def test_without_norm_where_debiased(name, dtype):
+    z = inputs.DEGENERATE[name].to(dtype)
     assert cka(z, y()).isfinite()
     for kernel in ("linear", gram):
         with pytest.raises(DegenerateError, match=r"x: .*equally far apart"):
@@ -280,7 +275,7 @@ def test_a_wide_rbf_kernel_is_the_linear_kernel(threshold, debiased):
 
 @pytest.mark.parametrize("distance", [1e3, 1e5, 1e7])
 def test_an_rbf_kernel_of_one_far_example(distance):
-    a = with_entry(x(100, 8), distance)
+    a = with_entry(x(100, 8), distance, 3)
     exact = cka(a.double(), y(100).double(), kernel="rbf").item()
     assert cka(a, y(100), kernel="rbf").item() == pytest.approx(exact, abs=1e-5)
 
@@ -312,7 +307,7 @@ def test_tensors_that_are_not_dense(change, message):
         cka_matrix([x(), change(y())])
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+@every_kernel
 def test_another_default_device(kernel):
     expected = cka(x(), y(), kernel=kernel), cka_matrix([x(), y()]), hsic(gram(x()), gram(x()))
     inputs = x(), y()
@@ -349,22 +344,19 @@ def test_mixed_types_are_promoted_in_a_map():
     assert cka_matrix([x(), y().double()]).dtype == torch.float64
 
 
-STRIDED = {
-    "transposed": x().T.contiguous().T,
-    "every other row": x(16)[::2],
-    "every other column": x(8, 6)[:, ::2],
-    "one column expanded": x(8, 1).expand(8, 3),
-    "flipped": x().flip(0).T.contiguous().T.flip(0),
-}
+STRIDES = {**inputs.STRIDES, "one column expanded": lambda z: z[:, :1].expand(z.shape)}
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-@pytest.mark.parametrize("z", STRIDED.values(), ids=STRIDED.keys())
-def test_strides_do_not_matter(z, kernel):
-    z = z.detach().requires_grad_()
-    value = cka(z, y(), kernel=kernel)
-    torch.testing.assert_close(value, cka(z.contiguous(), y(), kernel=kernel))
-    torch.autograd.grad(value, z)
+@every_kernel
+@inputs.each("change", STRIDES)
+def test_strides_do_not_matter(change, kernel):
+    a, b = change(x()).contiguous().requires_grad_(), y().requires_grad_()
+    call = functools.partial(cka, kernel=kernel)
+    if change is not STRIDES["one column expanded"]:
+        asserts.strides_do_not_matter(call, [a, b], change)
+    z = change(x())
+    torch.testing.assert_close(call(z, b), call(z.contiguous(), b))
+    torch.autograd.grad(call(z.requires_grad_(), b), z)
     torch.testing.assert_close(cka_matrix([z]), cka_matrix([z.contiguous()]))
     k = gram(z.detach())
     torch.testing.assert_close(hsic(k.T, k), hsic(k, k))
@@ -382,40 +374,43 @@ def test_rank_deficient():
     assert cka(z[:, :1] @ torch.ones(1, 5), z[:, :1], debiased=True).item() == pytest.approx(1)
 
 
-def test_inputs_are_left_as_they_are():
-    a, b = x().requires_grad_(), y()
+@every_kernel
+@pytest.mark.parametrize("debiased", [False, True])
+def test_inputs_are_left_as_they_are(debiased, kernel):
     k, l = gram(x()), gram(y())
-    before = [z.detach().clone() for z in (a, b, k, l)]
-    for kernel in KERNELS.values():
-        for debiased in (False, True):
-            cka(a, b, kernel=kernel, debiased=debiased).backward()
-            cka_matrix([a, b], debiased=debiased)
-            hsic(k, l, unbiased=debiased)
-    cka(a, b, kernel=lambda z: k if z.shape[1] == 3 else l)
-    for z, old in zip((a, b, k, l), before, strict=True):
-        assert torch.equal(z, old)
-        assert z._version == 0
-    assert a.requires_grad
+
+    def all_three(a, b, k, l):
+        cka_matrix([a, b], debiased=debiased)
+        hsic(k, l, unbiased=debiased)
+        cka(a, b, kernel=lambda z: k if z.shape[1] == 3 else l)
+        return cka(a, b, kernel=kernel, debiased=debiased)
+
+    a = x().requires_grad_()
+    asserts.leaves_alone(all_three, [a, y(), k, l])
     assert a.is_leaf
     assert a.grad.shape == a.shape
-    assert not b.requires_grad
 
 
 HSIC = {
-    "not square": (lambda k: (k[:, :5], k), r"k: .*n n.*float32 \(8, 5\)"),
-    "different sizes": (lambda k: (k, k[:5, :5]), r"l: .*n n.*float32 \(5, 5\)"),
-    "NaN": (lambda k: (k, k * NAN), "l: expected finite values, got NaN in row 0"),
-    "infinity": (lambda k: (with_entry(k, INF), k), "k: expected finite values, got an infinity"),
-    "not symmetric": (lambda k: (k, k.triu()), "l: expected a symmetric matrix"),
-    "one row": (lambda k: (k[:1, :1], k[:1, :1]), "k: HSIC needs at least 2 rows"),
-    "no rows": (lambda k: (k[:0, :0], k[:0, :0]), "k: HSIC needs at least 2 rows"),
+    "not square": (lambda k: k[:, :5], r".*n n.*float32 \(8, 5\)"),
+    "different sizes": (lambda k: k[:5, :5], r".*n n.*float32 \(5, 5\)"),
+    "not symmetric": (lambda k: k.triu(), "expected a symmetric matrix"),
+}
+SMALL = {
+    "one row": (lambda k: k[:1, :1], "HSIC needs at least 2 rows"),
+    "no rows": (lambda k: k[:0, :0], "HSIC needs at least 2 rows"),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), HSIC.values(), ids=HSIC.keys())
-def test_hsic_refuses(change, message):
-    with pytest.raises(ValueError, match=message):
-        hsic(*change(gram(x())))
+@pytest.mark.parametrize("name", ["k", "l"])
+@inputs.hostile(inputs.WRONG_TYPE, inputs.NOT_FINITE, inputs.WRONG_DIMENSIONS, ROWS, HSIC)
+def test_hsic_refuses(change, message, name):
+    asserts.refuses(hsic, {"k": gram(x()), "l": gram(y())}, name, change, message)
+
+
+@inputs.hostile(SMALL)
+def test_hsic_refuses_few_rows(change, message):
+    asserts.refuses(lambda k: hsic(k, k), {"k": gram(x())}, "k", change, message)
 
 
 def test_unbiased_hsic_of_three():
@@ -434,7 +429,7 @@ MAPS = {
     "no second layer": (([x()], []), "ys: expected at least one layer"),
     "one layer of other n": (([x(), x(7)],), r"xs\[1\]: expected 8 .*got float32 \(7, 3\)"),
     "second list of other n": (([x()], [y(7)]), r"(?s)ys.*8.*7|xs.*8.*ys.*7"),
-    "NaN": (([x(), with_entry(y(), NAN)],), r"xs\[1\]: .*NaN in row 3"),
+    "NaN": (([x(), with_entry(y(), NAN, 3)],), r"xs\[1\]: .*NaN in row 3"),
     "no columns": (([x(), x(d=0)],), r"xs\[1\]: .*\(8, 0\)"),
     "three rows": (([x(3)],), r"xs\[0\]: debiased CKA needs at least 4 rows"),
     "a column without its dimension": (([x(), x()[:, 0]],), r"xs\[1\]: .*\(8,\)"),

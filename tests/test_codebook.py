@@ -14,11 +14,12 @@ from modalign.codebook import (
 )
 from modalign.momentum import cross_entropy, distillation_weight, soft_targets
 from modalign.transport import ipot
+from tests import _asserts as asserts
+from tests import _inputs as inputs
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+    return functional.normalize(inputs.draw(*shape, seed=seed), dim=-1)
 
 
 def four(n: int = 6, d: int = 8) -> list[torch.Tensor]:
@@ -281,9 +282,7 @@ def test_state_dicts_make_the_same_again():
         (queue, FeatureQueue(8, 8, seed=2)),
         (teacher, MomentumTeacher(nn.Linear(8, 8))),
     ):
-        other.load_state_dict(one.state_dict())
-        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
-            assert torch.equal(a, b)
+        asserts.comes_back(one, other)
     again = FeatureQueue(8, 8)
     again.load_state_dict(queue.state_dict())
     again.enqueue(unit(4, 8, seed=5))
@@ -308,10 +307,6 @@ def test_one_prototype_and_one_row():
         (lambda: Codebook(4, 8).similarity(torch.ones(2, 8)), "z: expected finite rows of length"),
         (lambda: Codebook(4, 8).similarity(unit(2, 7)), "z: expected rows of 8 features"),
         (lambda: Codebook(4, 8).plan(unit(0, 8)), "z: expected finite rows of length one"),
-        (
-            lambda: Codebook(4, 8).loss(*four()[:3], torch.full((6, 8), float("nan"))),
-            "z: expected finite rows",
-        ),
         (lambda: MomentumTeacher(nn.Linear(2, 2), 1.0), "momentum: expected a number from 0"),
         (lambda: FeatureQueue(0, 8), "size: expected a number above 0"),
         (lambda: FeatureQueue(8, 8).enqueue(unit(3, 8)), "divides the queue's 8, got 3"),
@@ -336,6 +331,46 @@ def test_one_prototype_and_one_row():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+FEATURES = {
+    "NaN": (lambda z: inputs.with_entry(z, inputs.NAN), "expected finite rows"),
+    "infinity": (lambda z: inputs.with_entry(z, inputs.INF), "expected finite rows"),
+    "too long": (lambda z: 2 * z, "expected finite rows of length one"),
+}
+CALLS = {
+    "similarity": Codebook(4, 8).similarity,
+    "plan": Codebook(4, 8).plan,
+    "enqueue": FeatureQueue(6, 8).enqueue,
+}
+
+
+@inputs.each("call", CALLS)
+@inputs.hostile(inputs.WRONG_TYPE, inputs.WRONG_DIMENSIONS, FEATURES)
+def test_features_are_rows_of_length_one(change, message, call):
+    asserts.refuses(call, {"z": unit(6, 8)}, "z", change, message)
+
+
+@pytest.mark.parametrize("number", range(4))
+@inputs.hostile(FEATURES)
+def test_each_feature_of_a_loss_is_looked_at(change, message, number):
+    def loss(z):
+        return Codebook(4, 8).loss(*[z if i == number else unit(6, 8, seed=i) for i in range(4)])
+
+    asserts.refuses(loss, {"z": unit(6, 8)}, "z", change, message)
+
+
+@inputs.each("change", inputs.STRIDES)
+def test_strides(change):
+    students, teachers = four()[:2], [z.detach() for z in four()[2:]]
+    asserts.strides_do_not_matter(
+        lambda *z: Codebook(4, 8).loss(*z), [*students, *teachers], change
+    )
+
+
+def test_features_are_left_alone():
+    asserts.leaves_alone(lambda *z: Codebook(4, 8).loss(*z).total, four())
+    asserts.leaves_alone(FeatureQueue(6, 8).enqueue, [unit(6, 8)])
 
 
 def test_half_precision_features():

@@ -17,8 +17,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler, swa_utils
 
 from modalign.lars import LARS
+from tests import _inputs as inputs
+from tests._inputs import INF, NAN
 
-NAN, INF = float("nan"), float("inf")
 SHAPES = [(4, 3), (4,), (1,), (), (2, 3, 2), (0, 3)]
 DIRECTIONS = [{"direction": "adam"}, {"direction": "sgd"}, {"direction": "sgd", "momentum": 0.9}]
 every_direction = pytest.mark.parametrize("options", DIRECTIONS, ids=["adam", "sgd", "momentum"])
@@ -33,10 +34,6 @@ def make_parameters(seed=0, dtype=torch.float64, shapes=SHAPES):
     ]
     zeros = [torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)]
     return [nn.Parameter(each.to(dtype)) for each in drawn + zeros]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def set_gradients(parameters, seed):
@@ -379,7 +376,7 @@ def test_blocks_and_dtypes_change_nothing():
 
 
 @every_direction
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", inputs.HALF)
 def test_half_precision_is_refused(options, dtype):
     """At construction, in a group added later, and for a module that was cast afterwards."""
     message = r"params: expected float32 or float64, got b?float16 \(3,\); .*autocast"
@@ -397,11 +394,13 @@ def test_half_precision_is_refused(options, dtype):
     assert not optimizer.state
 
 
-def test_strides_do_not_matter():
-    plain, strided = make_parameters()[:1], make_parameters()[:1]
-    strided[0] = nn.Parameter(strided[0].data.T.contiguous().T)
-    for found, known in zip(run(LARS(strided), strided), run(LARS(plain), plain), strict=True):
-        torch.testing.assert_close(found, known)
+@every_direction
+@inputs.each("change", inputs.STRIDES)
+def test_strides_do_not_matter(change, options):
+    plain = [make_parameters()[0], make_parameters()[4]]
+    strided = [nn.Parameter(change(each.data)) for each in plain]
+    found, known = (run(LARS(each, **options), each) for each in (strided, plain))
+    torch.testing.assert_close(found, known)
 
 
 @every_direction
@@ -545,11 +544,12 @@ def test_no_parameters():
         LARS([])
 
 
-def test_complex_parameters():
-    with pytest.raises(
-        TypeError, match=r"params: expected float32 or float64, got complex64 \(3,\)"
-    ):
-        LARS([nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
+@every_direction
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.int64, torch.bool])
+def test_parameters_that_are_no_real_numbers(dtype, options):
+    w = nn.Parameter(torch.zeros(3, dtype=dtype), requires_grad=False)
+    with pytest.raises(TypeError, match=r"params: expected float32 or float64, got \w+ \(3,\)"):
+        LARS([w], **options)
 
 
 @every_direction
@@ -766,11 +766,11 @@ def shards(rank, world, port, folder):
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
     )
-    x, found = draw(8, 5), []
+    x, found = inputs.draw(8, 5, dtype=torch.float64), []
     for options in DIRECTIONS:
         whole = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)).double()
         for parameter in whole.parameters():
-            parameter.data = draw(*parameter.shape)
+            parameter.data = inputs.draw(*parameter.shape, dtype=torch.float64)
         nn.init.zeros_(whole[0].bias)
         sharded = copy.deepcopy(whole)
         fully_shard(sharded, mesh=init_device_mesh("cpu", (world,)))

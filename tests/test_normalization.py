@@ -1,7 +1,7 @@
 """Normalisation of sequences against PyTorch's layers, literal equations, and each other."""
 
 import copy
-import shutil
+import functools
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
+from tests import _asserts as asserts
+from tests import _inputs as inputs
+from tests._inputs import HALF, NAN
 
-NAN = float("nan")
 LENGTHS = torch.tensor([5, 2, 0, 3])
 OPTIONS = {
     "default": {},
@@ -22,20 +24,11 @@ OPTIONS = {
     "plain, unbiased": {"affine": False, "unbiased": True},
     "momentum 1": {"momentum": 1.0, "eps": 1e-2},
 }
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-
-
-@pytest.fixture
-def compiler():
-    """A compiler that has compiled nothing yet; it gives up after a few variants of a function."""
-    if not shutil.which("c++") and not shutil.which("g++"):
-        pytest.skip("no C++ compiler, which torch.compile needs on the CPU")
-    torch.compiler.reset()
+every_option = inputs.each("options", OPTIONS)
 
 
 def draw(b=4, t=5, p=3, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return 2 + 3 * torch.randn(b, t, p, generator=generator, dtype=dtype)
+    return 2 + 3 * inputs.draw(b, t, p, seed=seed, dtype=dtype)
 
 
 def valid(lengths, steps):
@@ -70,8 +63,13 @@ def test_literal_equations(options):
     norm, x = make(**options), draw()
     ones, zeros = torch.ones(3), torch.zeros(3)
     weight, bias = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
-    expected = literal(x, LENGTHS, weight, bias, norm.eps, norm.unbiased)
-    torch.testing.assert_close(norm(x, LENGTHS), expected, rtol=0, atol=1e-12)
+    asserts.equals_literal(
+        lambda x: norm(x, LENGTHS),
+        lambda x: literal(x, LENGTHS, weight, bias, norm.eps, norm.unbiased),
+        [x.requires_grad_()],
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_golden():
@@ -140,18 +138,14 @@ def test_both_routes_agree(options, training):
 @every_option
 @pytest.mark.usefixtures("compiler")
 def test_compiled(options):
-    norm, x = make(**options), draw()
-    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
-    norm.eval(), compiled.eval()
-    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
+    norm = make(**options)
+    asserts.same_compiled(norm, [draw(), LENGTHS])
+    asserts.same_compiled(norm.eval(), [draw(), LENGTHS])
 
 
 @pytest.mark.usefixtures("compiler")
 def test_compiled_by_inductor():
-    norm, x = make(), draw()
-    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True)
-    torch.testing.assert_close(compiled(x, LENGTHS), norm(x, LENGTHS))
+    asserts.same_compiled(make(), [draw(), LENGTHS], backend="inductor")
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -209,13 +203,11 @@ def test_output_has_mean_zero_and_variance_one(lengths, seed):
 
 @every_option
 def test_gradcheck(options):
-    norm, x = make(**options), draw(3, 4, 2).requires_grad_()
-    norm = make(2, **options)
-    lengths = torch.tensor([4, 1, 2])
+    norm, lengths = make(2, **options), torch.tensor([4, 1, 2])
     for training in (True, False):
         norm.train(training)
-        assert torch.autograd.gradcheck(lambda z: norm(z, lengths), x)
-        assert torch.autograd.gradcheck(lambda z: norm._masked(z, valid(lengths, 4)), x)
+        asserts.gradients_are_right(lambda z: norm(z, lengths), [draw(3, 4, 2)])
+        asserts.gradients_are_right(lambda z: norm._masked(z, valid(lengths, 4)), [draw(3, 4, 2)])
 
 
 def test_running_statistics_carry_no_graph():
@@ -229,18 +221,19 @@ def test_running_statistics_carry_no_graph():
     torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
 
 
-def test_state_dict_round_trip_and_from_batch_norm():
+def test_state_comes_back_and_is_that_of_batch_norm():
     norm = make()
     norm(draw(), LENGTHS)
-    for other in (SequenceBatchNorm(3).double(), nn.BatchNorm1d(3).double()):
-        other.load_state_dict(norm.state_dict())
-        norm.load_state_dict(other.state_dict())
-    fresh = SequenceBatchNorm(3).double()
-    fresh.load_state_dict(norm.state_dict())
-    torch.testing.assert_close(fresh.eval()(draw(), LENGTHS), norm.eval()(draw(), LENGTHS))
+    asserts.comes_back(norm, theirs := nn.BatchNorm1d(3).double())
+    asserts.comes_back(theirs, norm)
+    asserts.comes_back(norm.eval(), SequenceBatchNorm(3).double().eval(), draw(), LENGTHS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_input_is_left_alone():
+    asserts.leaves_alone(make(), [draw().requires_grad_(), LENGTHS])
+
+
+@pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_takes_statistics_in_float32(dtype):
     x = (draw(32, 50, 4, dtype=torch.float32) * 1000).to(dtype)  # squares overflow float16
     lengths = torch.arange(32) + 19
@@ -278,12 +271,41 @@ def test_nan_in_a_step_stays_in_its_feature():
     assert found[:, [0, 2]].isfinite().all()
 
 
-def test_strides_and_lengths_of_other_types():
-    x, norm = draw(), make().eval()
-    expected = norm(x, LENGTHS)
-    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
-    torch.testing.assert_close(norm(turned, LENGTHS.int()), expected)
-    torch.testing.assert_close(norm(x.flip(2).flip(2), LENGTHS.to(torch.int16)), expected)
+TURNED = {"time first": lambda z: z.transpose(0, 1).contiguous().transpose(0, 1)}
+
+
+@inputs.each("change", {**inputs.STRIDES, **TURNED})
+@pytest.mark.parametrize("training", [True, False])
+def test_strides(change, training):
+    norm = make(momentum=1.0).train(training)
+    asserts.strides_do_not_matter(lambda x: norm(x, LENGTHS), [draw().requires_grad_()], change)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_lengths_of_other_types(dtype):
+    norm = make().eval()
+    torch.testing.assert_close(norm(draw(), LENGTHS.to(dtype)), norm(draw(), LENGTHS))
+
+
+@pytest.mark.parametrize("kind", ["batch norm", "LSTM"])
+@inputs.hostile(inputs.WRONG_TYPE)
+def test_wrong_types_are_refused(change, message, kind):
+    lstm = LayerNormLSTM(3, 6).double()
+    call = functools.partial(make(), lengths=LENGTHS) if kind == "batch norm" else lstm
+    asserts.refuses(call, {"x": draw()}, "x", change, message)
+
+
+@inputs.hostile(
+    {
+        "fractions": (lambda n: n.float(), "Int.*float32"),
+        "unsigned": (lambda n: n.byte(), "Int.*uint8"),
+        "a list": (lambda n: n.tolist(), "list"),
+        "sparse": inputs.WRONG_TYPE["sparse"],
+        "nothing": inputs.WRONG_TYPE["nothing"],
+    }
+)
+def test_lengths_are_whole_numbers(change, message):
+    asserts.refuses(make(), {"x": draw(), "lengths": LENGTHS}, "lengths", change, message)
 
 
 REFUSED = {
@@ -295,8 +317,6 @@ REFUSED = {
     "too few lengths": (draw(), [5, 5, 5], ValueError, r"(?s)lengths: .*int64 \(3,\)"),
     "other features": (draw(p=2), [5] * 4, ValueError, r"x: expected 3 features, got .*4, 5, 2"),
     "two dimensions": (draw()[0], [5] * 5, ValueError, r"x: .*float64 \(5, 3\)"),
-    "integers": (draw().long(), [5] * 4, ValueError, r"x: .*int64"),
-    "an array": (draw().numpy(), [5] * 4, TypeError, r"x: .*ndarray"),
 }
 
 
@@ -304,13 +324,6 @@ REFUSED = {
 def test_refused(x, lengths, error, message):
     with pytest.raises(error, match=message):
         make()(x, torch.tensor(lengths, dtype=torch.int64))
-
-
-def test_lengths_are_whole_numbers():
-    with pytest.raises(ValueError, match=r"lengths: .*Int.*float32"):
-        make()(draw(), LENGTHS.float())
-    with pytest.raises(TypeError, match=r"lengths: .*list"):
-        make()(draw(), LENGTHS.tolist())
 
 
 @pytest.mark.parametrize(
@@ -327,7 +340,6 @@ def test_settings_of_batch_norm(options, message):
         SequenceBatchNorm(**{"num_features": 3, **options})
 
 
-HALF = [torch.float16, torch.bfloat16]
 TYPES = [*HALF, torch.float32, torch.float64]
 
 
@@ -361,11 +373,7 @@ def test_each_pair_of_types_takes_statistics_in_float32_at_least(options, of_mod
 @pytest.mark.usefixtures("compiler")
 def test_compiled_in_half_precision(dtype):
     x, lengths = (draw(64, 200, 3) + 20).to(dtype), torch.full((64,), 200)
-    norm = SequenceBatchNorm(3).to(dtype)
-    compiled = torch.compile(copy.deepcopy(norm), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, lengths), norm(x, lengths), rtol=0.01, atol=0.01)
-    after = compiled._orig_mod.state_dict()
-    torch.testing.assert_close(after, norm.state_dict(), rtol=0.01, atol=0.01)
+    asserts.same_compiled(SequenceBatchNorm(3).to(dtype), [x, lengths], rtol=0.01, atol=0.01)
 
 
 @every_option
@@ -434,12 +442,7 @@ def test_without_running_statistics_those_of_the_batch_are_taken():
 
 @pytest.mark.parametrize("make_module", [lambda: SequenceBatchNorm(3), lambda: LayerNormLSTM(3, 6)])
 def test_modules_follow_the_default_device_and_can_be_made_there_first(make_module):
-    with torch.device("meta"):
-        module = make_module()
-    tensors = [*module.parameters(), *module.buffers()]
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    module.to_empty(device="cpu").reset_parameters()
-    fresh = make_module()
+    module, fresh = asserts.made_again_on_the_cpu(make_module)
     for (name, value), known in zip(
         module.state_dict().items(), fresh.state_dict().values(), strict=True
     ):
@@ -485,8 +488,11 @@ def states(layers=1, b=4, size=6, seed=2):
 
 def test_lstm_literal_equations():
     lstm, x, (h, c) = make_lstm(3, 6, batch_first=True), draw(), states()
-    expected = literal_lstm(lstm, x, h[0], c[0])
-    torch.testing.assert_close(lstm(x, (h, c))[0], expected)
+    asserts.equals_literal(
+        lambda x, h, c: lstm(x, (h, c))[0],
+        lambda x, h, c: literal_lstm(lstm, x, h[0], c[0]),
+        [each.requires_grad_() for each in (x, h, c)],
+    )
 
 
 def test_lstm_layers_are_lstms_on_top_of_each_other():
@@ -614,15 +620,26 @@ def test_lstm_gradcheck():
         )
         return output, h, c
 
-    inputs = [z.detach().requires_grad_() for z in (x, *state, *parameters.values())]
-    assert torch.autograd.gradcheck(run, inputs)
+    asserts.gradients_are_right(run, [x, *state, *parameters.values()])
 
 
 @pytest.mark.usefixtures("compiler")
 def test_lstm_compiled():
-    lstm, x = make_lstm(3, 6), draw()
-    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), lstm(x))
+    asserts.same_compiled(make_lstm(3, 6), [draw()])
+
+
+def test_lstm_state_comes_back():
+    asserts.comes_back(make_lstm(3, 6, 2), LayerNormLSTM(3, 6, 2).double(), draw())
+
+
+def test_lstm_leaves_its_input_alone():
+    asserts.leaves_alone(lambda x: make_lstm(3, 6)(x)[0], [draw().requires_grad_()])
+
+
+@inputs.each("change", inputs.STRIDES)
+def test_lstm_strides(change):
+    lstm = make_lstm(3, 6)
+    asserts.strides_do_not_matter(lambda x: lstm(x)[0], [draw().requires_grad_()], change)
 
 
 def test_lstm_under_autocast():
@@ -646,7 +663,6 @@ LSTM_REFUSED = {
     "no steps": ((draw()[:0],), ValueError, r"x: .*at least one step, got float64 \(0, 5, 3\)"),
     "four dimensions": ((draw()[None],), ValueError, r"x: .*2 or 3 dimensions"),
     "one dimension": ((draw()[0, 0],), ValueError, r"x: .*float64 \(3,\)"),
-    "integers": ((draw().long(),), ValueError, "x: .*int64"),
     "state of another size": (
         (draw(), states(1, 3, 6)),
         ValueError,

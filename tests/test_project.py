@@ -86,6 +86,18 @@ def imports(path):
                 yield from (f"modalign.{alias.name}" for alias in node.names)
 
 
+def test_mypy_is_strict_on_every_file_of_the_first_floor():
+    (strict,) = tomllib.loads(read("pyproject.toml"))["tool"]["mypy"]["overrides"]
+    files = {path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "data")}
+    assert set(strict["module"]) == {f"modalign.{name}" for name in files if floor(name) == 1}
+
+
+def test_the_example_of_tests_is_the_one_that_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", read("CONTRIBUTING.md"), re.DOTALL)
+    assert len([line for line in example.splitlines() if line]) <= 30
+    assert f"{example}\n\n" in read("tests/test_projection.py")
+
+
 def test_environment_installs_what_pyproject_says():
     environment = yaml.safe_load(read("environment.yml"))
     *conda, pip = environment["dependencies"]

@@ -11,17 +11,58 @@ from scipy import stats
 from sklearn.random_projection import SparseRandomProjection, johnson_lindenstrauss_min_dim
 
 from modalign.projection import RandomProjection
-
-NAN, INF = float("nan"), float("inf")
-
-
-def draw(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=dtype)
+from tests import _asserts as asserts
+from tests import _inputs as inputs
+from tests._inputs import INF, NAN, draw
 
 
 def signs(projection):
     return projection.matrix.sign().to(torch.int8)
+
+
+def literal(x):
+    """eq-pace-project, number by number, for the matrix of seed 3."""
+    r = signs(RandomProjection(7, 5, seed=3)) * 3**0.5
+    rows = [[sum(r[i, j] * row[j] for j in range(7)) / 5**0.5 for i in range(5)] for row in x]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def test_literal_equations():
+    asserts.equals_literal(RandomProjection(7, 5, seed=3), literal, [draw(4, 7).requires_grad_()])
+
+
+def test_gradcheck():
+    asserts.gradients_are_right(RandomProjection(5, 4, seed=1).double(), [draw(3, 5)])
+
+
+def test_input_is_left_alone():
+    asserts.leaves_alone(RandomProjection(7, 5), [draw(4, 7).requires_grad_()])
+
+
+@inputs.each("change", inputs.STRIDES)
+def test_strides(change):
+    asserts.strides_do_not_matter(RandomProjection(7, 5), [draw(4, 7).requires_grad_()], change)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled():
+    asserts.same_compiled(RandomProjection(7, 5), [draw(4, 7)])
+
+
+def test_state_comes_back():
+    asserts.comes_back(RandomProjection(7, 5), RandomProjection(7, 5, seed=1), draw(4, 7))
+
+
+OTHERS = {
+    "other features": (lambda x: x[:, 1:], r"expected 7 features, got float32 \(4, 6\)"),
+    "a number": (lambda x: x[0, 0], r"got float32 \(\)"),
+    "double": (lambda x: x.double(), r"expected float32, .*got float64 \(4, 7\)"),
+}
+
+
+@inputs.hostile(inputs.WRONG_TYPE, OTHERS)
+def test_refused(change, message):
+    asserts.refuses(RandomProjection(7, 5), {"x": draw(4, 7)}, "x", change, message)
 
 
 def test_golden():
@@ -73,13 +114,6 @@ def test_rows_and_columns_are_uncorrelated():
     off = rows - torch.eye(300)
     assert off.abs().max() < 6 / 2048**0.5
     assert off.mean().abs() < 1e-3
-
-
-def test_literal_equations():
-    projection, x = RandomProjection(7, 5, seed=3), draw(4, 7)
-    r = signs(projection) * 3**0.5
-    expected = [[sum(r[i, j] * row[j] for j in range(7)) / 5**0.5 for i in range(5)] for row in x]
-    torch.testing.assert_close(projection(x), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("x", [draw(1, 100), torch.eye(100)[:1], torch.ones(1, 100)])
@@ -135,32 +169,23 @@ def test_other_seeds_give_other_matrices_and_no_global_state_is_touched():
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
 
 
-def test_matrix_is_a_buffer_that_is_saved_and_never_trained():
+def test_matrix_is_a_buffer_that_is_never_trained():
     projection, x = RandomProjection(7, 5), draw(4, 7).requires_grad_()
     assert not list(projection.parameters())
-    other = RandomProjection(7, 5, seed=1)
-    other.load_state_dict(projection.state_dict())
-    torch.testing.assert_close(other(x), projection(x))
     projection(x).sum().backward()
     torch.testing.assert_close(x.grad, projection.matrix.sum(0).expand(4, 7))
     assert projection.matrix.grad is None
 
 
-def test_gradcheck():
-    projection = RandomProjection(5, 4, seed=1).double()
-    assert torch.autograd.gradcheck(projection, draw(3, 5, dtype=torch.float64).requires_grad_())
-
-
-def test_strides_half_precision_and_autocast():
+def test_half_precision_and_autocast():
     projection, x = RandomProjection(7, 5), draw(7, 4)
-    torch.testing.assert_close(projection(x.T), projection(x.T.contiguous()))
     half = RandomProjection(7, 5).bfloat16()
     torch.testing.assert_close(half(x.T.bfloat16()).float(), projection(x.T), rtol=0.05, atol=0.05)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert projection(x.T.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", inputs.HALF)
 def test_half_precision_adds_up_in_float32(dtype):
     projection, x = RandomProjection(2048, 30), draw(4, 2048).abs() * 100
     found = RandomProjection(2048, 30).to(dtype)(x.to(dtype)).float()
@@ -170,11 +195,8 @@ def test_half_precision_adds_up_in_float32(dtype):
 
 
 def test_it_follows_the_default_device_and_can_be_made_there_first():
-    with torch.device("meta"):
-        projection = RandomProjection(7, 5, seed=3)
-    assert projection.matrix.device.type == "meta"
-    projection.to_empty(device="cpu").reset_parameters()
-    assert torch.equal(projection.matrix, RandomProjection(7, 5, seed=3).matrix)
+    projection, fresh = asserts.made_again_on_the_cpu(lambda: RandomProjection(7, 5, seed=3))
+    assert torch.equal(projection.matrix, fresh.matrix)
     x = draw(4, 7)
     with torch.device("meta"):
         assert projection(x).device.type == "cpu"
@@ -200,22 +222,6 @@ def test_an_entry_that_is_not_finite_stays_in_its_row(value):
 def test_scales(scale):
     projection, x = RandomProjection(7, 5), draw(4, 7)
     torch.testing.assert_close(projection(x * scale) / scale, projection(x))
-
-
-REFUSED = {
-    "other features": (draw(4, 6), ValueError, r"x: expected 7 features, got float32 \(4, 6\)"),
-    "a number": (torch.tensor(1.0), ValueError, r"x: .*float32 \(\)"),
-    "double": (draw(4, 7).double(), ValueError, r"x: expected float32, .*got float64 \(4, 7\)"),
-    "integers": (draw(4, 7).long(), ValueError, "x: .*Float.*int64"),
-    "complex": (draw(4, 7) + 1j, ValueError, "x: .*Float.*complex64"),
-    "an array": (draw(4, 7).numpy(), TypeError, "x: .*ndarray"),
-}
-
-
-@pytest.mark.parametrize(("x", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(x, error, message):
-    with pytest.raises(error, match=message):
-        RandomProjection(7, 5)(x)
 
 
 @pytest.mark.parametrize(
