@@ -61,7 +61,7 @@ class Setting:
     candidates: int = 500
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     temperature_rate: float = 1e-4
     weight_decay: float = 0.02
     warm_up: float = 0.1
