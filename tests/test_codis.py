@@ -333,6 +333,12 @@ def test_alignment_and_codebook_are_those_of_their_modules(model):
     torch.testing.assert_close(found["code"], model.codebook.loss(*students, *teachers).total)
 
 
+def test_parts_are_left_out_by_name(model):
+    assert set(model.losses(pairs(), without=("mlm", "code"))) == {"loss", "itm", "cross", "intra"}
+    with pytest.raises(ValueError, match="did you mean 'mlm'"):
+        model.losses(pairs(), without=("mlmm",))
+
+
 def test_alpha_rises_over_the_ramp():
     model = Codis(small(ramp=4, mlm=0.0, itm=0.0, code=0.0, intra=0.0))
     batch = pairs()

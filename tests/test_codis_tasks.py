@@ -207,8 +207,10 @@ def test_retrieval_predicts_what_the_towers_and_the_match_say(codis, tokenizer):
         task.predict(images, ids[:3], mask[:3], k=4)
 
 
-def test_retrieval_needs_more_than_masked_words(codis):
+def test_retrieval_needs_more_than_masked_words(tokenizer):
     parts = dict.fromkeys(("itm", "cross", "intra", "code"), 0.0)
-    only = Codis(tiny(9, image_size=16, width=16, **parts))
-    with pytest.raises(ValueError, match="a weight above 0 beside that of mlm"):
-        Retrieval(only)
+    only = Codis(tiny(13, image_size=16, width=16, **parts))
+    batch = asked(tokenizer)
+    batch["pixel_values"] = batch.pop("images")[:, 0]
+    with pytest.raises(ValueError, match="expected one weight above 0"):
+        Retrieval(only).loss(batch)

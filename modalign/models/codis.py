@@ -6,7 +6,7 @@ which trains in about a minute on one core, to :func:`base`, the paper's, throug
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_choice
 from modalign.codebook import Codebook, FeatureQueue, MomentumTeacher, alignment_loss
 from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, ImageEncoder, states
 from modalign.momentum import distillation_weight
@@ -568,6 +568,7 @@ class Codis(nn.Module):
         self,
         batch: Mapping[str, Tensor],
         *,
+        without: Collection[str] = (),
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the parts of the loss and, as ``"loss"``, their weighted sum (eq-codis-final).
@@ -575,11 +576,20 @@ class Codis(nn.Module):
         Args:
             batch: ``pixel_values`` (b, 3, h, w), ``input_ids`` and ``attention_mask`` (b, t); row i
                 of each belongs together, and no two pairs are alike.
+            without: parts that are left out, such as ``"mlm"`` in fine-tuning.
             generator: of masks and negatives; torch's own by default.
 
         A part of weight 0 is not computed.
+
+        Raises:
+            ValueError: for a part to leave out that is none, or where none is left; for a batch of
+                one pair, whose negatives ITM needs.
         """
-        config, found = self.config, {}
+        for name in without:
+            require_choice(name, WEIGHTS, "without")
+        nothing: dict[str, Any] = dict.fromkeys(without, 0.0)
+        config = dataclasses.replace(self.config, **nothing)
+        found: dict[str, Tensor] = {}
         ids, mask = batch["input_ids"], batch["attention_mask"]
         image, z_image = self.towers.see(batch["pixel_values"])
         text, z_text = self.towers.read(ids, mask)

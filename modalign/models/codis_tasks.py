@@ -4,7 +4,6 @@ Each task is a module on top of a :class:`modalign.models.codis.Codis`, which it
 with a ``loss`` of a batch and a ``predict``. They share its towers and its fusion encoder.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign._checks import checked, describe
-from modalign.models.codis import CLS_ID, WEIGHTS, Codis, rerank, with_cls
+from modalign.models.codis import CLS_ID, Codis, rerank, with_cls
 from modalign.models.inputs import tokenize
 
 
@@ -23,22 +22,20 @@ class Retrieval(nn.Module):
     """Find a picture's text and a text's picture: pretraining goes on without masked words.
 
     Args:
-        codis: pretrained; its other weights (of ITM, alignment and codebook) stay as they are.
-
-    Raises:
-        ValueError: where nothing but masked words was pretrained.
+        codis: pretrained; the other parts of its loss keep their weights.
     """
 
     def __init__(self, codis: Codis) -> None:
         super().__init__()
-        if not any(getattr(codis.config, name) for name in WEIGHTS if name != "mlm"):
-            raise ValueError("codis: expected a weight above 0 beside that of mlm")
         self.codis = codis
-        codis.config = dataclasses.replace(codis.config, mlm=0.0)
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss, as of :meth:`Codis.losses`; call :meth:`update` after a step."""
-        return self.codis.losses(batch)
+        """The parts of the loss, as of :meth:`Codis.losses`; call :meth:`update` after a step.
+
+        Raises:
+            ValueError: where only masked words have a weight.
+        """
+        return self.codis.losses(batch, without=("mlm",))
 
     def update(self) -> None:
         """As :meth:`Codis.update`."""
