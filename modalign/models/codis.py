@@ -6,7 +6,7 @@ which trains in about a minute on one core, to :func:`base`, the paper's, throug
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_choice
 from modalign.codebook import Codebook, FeatureQueue, MomentumTeacher, alignment_loss
 from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, ImageEncoder, states
 from modalign.momentum import distillation_weight
@@ -324,29 +324,45 @@ def _transformer(config: Config, layers: int) -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, layers, norm, enable_nested_tensor=False)
 
 
+class CrossAttention(nn.Module):
+    """A text attends to a picture; where ``keep``, ``weights`` (b, heads, t, p) are kept."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.keep, self.weights = False, torch.empty(0)
+
+    def forward(self, text: Tensor, image: Tensor) -> Tensor:
+        """What each token sees, (b, t, width)."""
+        q, k, v = (
+            project(each).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for project, each in ((self.query, text), (self.key, image), (self.value, image))
+        )
+        if self.keep:  # torch's own attention gives weights that its output does not depend on
+            self.weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+            seen = self.weights @ v
+        else:
+            seen = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
 class FusionLayer(nn.Module):
-    """Text attends to itself, then to the picture; ``attention`` keeps the latter's weights."""
+    """Text attends to itself, then to the picture."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.own = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross = CrossAttention(width, heads)
         self.feed = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
-        self.keep, self.attention = False, torch.empty(0)
 
     def forward(self, text: Tensor, padding: Tensor | None, image: Tensor) -> Tensor:
         x = self.norms[0](text)
         text = text + self.own(x, x, x, key_padding_mask=padding, need_weights=False)[0]
-        x = self.norms[1](text)
-        seen, attention = self.cross(
-            x, image, image, need_weights=self.keep, average_attn_weights=False
-        )
-        if self.keep:
-            self.attention = attention
-        text = text + seen
+        text = text + self.cross(self.norms[1](text), image)
         return text + self.feed(self.norms[2](text))
 
 
@@ -552,6 +568,7 @@ class Codis(nn.Module):
         self,
         batch: Mapping[str, Tensor],
         *,
+        without: Collection[str] = (),
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the parts of the loss and, as ``"loss"``, their weighted sum (eq-codis-final).
@@ -559,11 +576,20 @@ class Codis(nn.Module):
         Args:
             batch: ``pixel_values`` (b, 3, h, w), ``input_ids`` and ``attention_mask`` (b, t); row i
                 of each belongs together, and no two pairs are alike.
+            without: parts that are left out, such as ``"mlm"`` in fine-tuning.
             generator: of masks and negatives; torch's own by default.
 
         A part of weight 0 is not computed.
+
+        Raises:
+            ValueError: for a part to leave out that is none, or where none is left; for a batch of
+                one pair, whose negatives ITM needs.
         """
-        config, found = self.config, {}
+        for name in without:
+            require_choice(name, WEIGHTS, "without")
+        nothing: dict[str, Any] = dict.fromkeys(without, 0.0)
+        config = dataclasses.replace(self.config, **nothing)
+        found: dict[str, Tensor] = {}
         ids, mask = batch["input_ids"], batch["attention_mask"]
         image, z_image = self.towers.see(batch["pixel_values"])
         text, z_text = self.towers.read(ids, mask)
@@ -675,16 +701,16 @@ def grad_cam(
         raise ValueError(
             f"layer: expected one before the last of {len(layers)} fusion layers, got {layer}"
         )
-    chosen = layers[layer]
-    assert isinstance(chosen, FusionLayer)
-    chosen.keep = True
+    attention = layers[layer].cross
+    assert isinstance(attention, CrossAttention)
+    attention.keep = True
     try:
         with torch.enable_grad():
             score = model.match(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
-            (gradient,) = torch.autograd.grad(score.sum(), chosen.attention)
-        return (chosen.attention * gradient.relu()).mean(1)[:, :, 1:].detach()
+            (gradient,) = torch.autograd.grad(score.sum(), attention.weights)
+        return (attention.weights * gradient.relu()).mean(1)[:, :, 1:].detach()
     finally:
-        chosen.keep, chosen.attention = False, torch.empty(0)
+        attention.keep, attention.weights = False, torch.empty(0)
 
 
 @torch.no_grad()
