@@ -1,11 +1,13 @@
-"""Figures of the book: one style, one palette, intervals wherever a mean is drawn."""
+"""Figures of the book: seaborn's, with the book's look and interval, and what seaborn lacks."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -14,28 +16,24 @@ from modalign._checks import describe, require_choice
 from modalign.metrics import seed_interval
 from modalign.metrics.alignment import checked_times
 
-# Okabe and Ito's eight colours stay apart under all common colour-vision deficiencies; beyond
-# eight groups a colour comes again with another marker.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vPX*"
+# seaborn's ten colours for all kinds of colour vision, those first that stand out on white
+PALETTE = tuple(sns.color_palette("colorblind").as_hex()[i] for i in (0, 3, 2, 4, 1, 9, 5, 7, 6, 8))
+MARKERS = "osD^vPX*p"
 
 
 def use_style() -> None:
     """Set the book's look for every figure that follows."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "font.size": 9.5,
-            "axes.grid": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=PALETTE),
-            "grid.alpha": 0.3,
-            "legend.frameon": False,
-        }
-    )
+    look = {
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.5,
+        "legend.frameon": False,
+        "lines.linewidth": 1.5,
+    }
+    sns.set_theme("paper", "ticks", PALETTE, font_scale=1.1, rc=look)
 
 
 def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bool = True) -> None:
@@ -46,40 +44,32 @@ def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bo
     band that stays above zero.
 
     Raises:
-        ValueError: for no row, a missing or infinite value in any of the three columns, more groups
-            than there are pairs of colour and marker (64), and a value that is not positive on a
-            logarithmic axis.
+        ValueError: for no row, a missing or infinite value in any of the three columns, groups
+            whose names read alike, more of them than there are pairs of colour and marker (90), and
+            a value that is not positive on a logarithmic axis.
     """
     _require_rows(table, [x, y, by], finite=[y])
-    log = ax.get_yscale() == "log"
-    if log and not (table[y] > 0).all():
+    if ax.get_yscale() == "log" and not (table[y] > 0).all():
         raise ValueError(
             f"table: expected positive {y!r} on a logarithmic axis, got {table[y].min()}"
         )
-    to, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
-    groups = table.assign(**{y: to(table[y])}).groupby(by, sort=False, observed=True)
-    for (label, part), style in zip(groups, _styles(len(groups), by), strict=True):
-        rows = part.groupby(x, observed=True)[y]
-        mean = rows.mean()
-        line = {"label": _plain(label), "markersize": 3.5, **style}
-        ax.plot(mean.index, back(mean), **line)
-        several = rows.size() > 1
-        if several.any():
-            bands = [
-                back(seed_interval(each.to_numpy())[1:]) if several[at] else (np.nan, np.nan)
-                for at, each in rows
-            ]
-            low_high = np.array(bands).T
-            ax.fill_between(mean.index, *low_high, color=style["color"], alpha=0.2, linewidth=0)
+    shown = _named(table, by)
+    groups = {"hue": by, "style": by, "dashes": False, **_looks(shown[by].nunique(), by)}
+    style = {"markersize": 4, "markeredgewidth": 0, "err_kws": {"linewidth": 0}}
+    sns.lineplot(
+        shown, x=x, y=y, errorbar=lambda rows: seed_interval(rows)[1:], ax=ax, **groups, **style
+    )
     ax.set(xlabel=_plain(x), ylabel=_plain(y))
-    if legend:
-        ax.legend()
+    ax.autoscale(None)  # type: ignore[arg-type]  # limits anew, where a scale is set later
+    drawn = ax.legend()  # without seaborn's title
+    if not legend:
+        drawn.remove()
 
 
 def heatmap(
     ax: Axes, matrix: Float[Tensor, "rows columns"], *, low: float = 0, high: float = 1
 ) -> None:
-    """A matrix of similarities with its values, light where they are high.
+    """A matrix of similarities with its values, light where they are high, counted from one.
 
     Raises:
         ValueError: for what is no matrix, an entry that is not finite, or ends of the scale that
@@ -90,36 +80,33 @@ def heatmap(
         raise ValueError(f"matrix: expected finite numbers (rows, columns), got {describe(matrix)}")
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"low, high: expected finite numbers in order, got {low} and {high}")
-    ax.imshow(values, cmap="cividis", vmin=low, vmax=high)
-    ax.grid(False)
-    for (i, j), value in np.ndenumerate(values):
-        colour = "black" if value > (low + high) / 2 else "white"
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-    ax.set_xticks(*_numbers(values.shape[1]))
-    ax.set_yticks(*_numbers(values.shape[0]))
-
-
-def _numbers(n: int) -> tuple[list[int], list[str]]:
-    """Ticks that count layers from one."""
-    return list(range(n)), [str(i + 1) for i in range(n)]
+    table = pd.DataFrame(values).rename(index=lambda i: i + 1, columns=lambda j: j + 1)
+    written = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 7}}
+    scale = {"vmin": low, "vmax": high, "cmap": "cividis", "cbar": False, "square": True}
+    sns.heatmap(table, ax=ax, **written, **scale)
+    ax.tick_params(axis="y", rotation=0)
+    # seaborn writes white up to a lightness at which it can hardly be read
+    for text, value in zip(ax.texts, values.flat, strict=True):
+        text.set_color("black" if value > (low + high) / 2 else "white")
 
 
 def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
     """Intervals (columns mean, low, high), a row for each ``label`` and a colour for each ``by``.
 
-    An interval that crosses the line at 0 decides nothing. A row of missing numbers (say, of what
-    was not run) draws nothing, and keeps its place.
+    An interval that crosses the line at 0 decides nothing. A mean of which both ends are missing
+    (say, of one seed) is a point alone; a row without a mean too (say, of what was not run) draws
+    nothing, and keeps its place.
 
     Raises:
-        ValueError: for no row, a column that is not there, a label or group that is missing, an
-            interval of which a part is missing, infinite or does not hold its mean, two rows of
-            one label and group, or too many groups (64).
+        ValueError: for no row, a column that is not there, a label or group that is missing, names
+            of them that read alike, an interval of which one end is missing, or that is infinite or
+            does not hold its mean, two rows of one label and group, or too many groups (90).
     """
     numbers = ["mean", "low", "high"]
     _require_rows(table, [label, by], holes=numbers)
-    missing = table[numbers].isna()
+    alone = table[["low", "high"]].isna().all(axis=1) & ~np.isinf(table["mean"])
     ordered = (table["low"] <= table["mean"]) & (table["mean"] <= table["high"])
-    wrong = ~(missing.all(axis=1) | (ordered & np.isfinite(table[numbers]).all(axis=1)))
+    wrong = ~(alone | (ordered & np.isfinite(table[numbers]).all(axis=1)))
     if wrong.any():
         raise ValueError(
             f"table: expected finite intervals that hold their mean, got the row "
@@ -128,20 +115,16 @@ def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
     if table.duplicated([label, by]).any():
         row = table[table.duplicated([label, by])].iloc[0].to_dict()
         raise ValueError(f"table: expected one row for each {label} and {by}, got another {row}")
-    labels = list(dict.fromkeys(table[label]))
-    groups = list(dict.fromkeys(table[by]))
-    apart = min(0.22, 0.8 / len(groups))
-    for i, (group, style) in enumerate(zip(groups, _styles(len(groups), by), strict=True)):
-        part = table[table[by] == group]
-        place = np.array([labels.index(name) for name in part[label]]) + apart * (
-            i - (len(groups) - 1) / 2
-        )
-        error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        line = {"label": _plain(group), "markersize": 4, "linestyle": "none", **style}
-        ax.errorbar(part["mean"], place, xerr=error, **line)
+    shown = _named(table, label, by)
+    n = shown[by].nunique()
+    y, hue = (np.repeat(shown[column].to_numpy(), 3) for column in (label, by))
+    groups = {"y": y, "hue": hue, "dodge": min(0.22 * (n - 1), 0.8), **_looks(n, by)}
+    style = {"linestyle": "none", "linewidth": 1.2, "markersize": 4, "legend": True}
+    # of three numbers in order the middle one is the median, and the others are the range
+    three = {"x": np.ravel(shown[numbers]), "estimator": "median", "errorbar": ("pi", 100)}
+    sns.pointplot(ax=ax, **three, **groups, **style)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(list(range(len(labels))), [_plain(each) for each in labels])
-    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.legend().remove()
 
 
 def timeline(
@@ -197,38 +180,40 @@ def modalities(ax: Axes, points: Sequence[np.ndarray], labels: Sequence[str]) ->
     """Two-dimensional points of several modalities, one colour and marker each.
 
     Raises:
-        ValueError: for no modality, more than 64, another number of labels, and points that are
-            not (n, 2), none, or not finite.
+        ValueError: for no modality, more than 90, another number of labels, two that are the
+            same, and points that are not (n, 2), none, or not finite.
     """
-    if not len(points) or len(points) != len(labels):
+    names = [_plain(label) for label in labels]
+    if not len(points) or len(points) != len(set(names)):
         raise ValueError(
-            f"labels: expected one for each of one modality or more, got {len(labels)} for "
+            f"labels: expected one of its own for each of one modality or more, got {labels} for "
             f"{len(points)}"
         )
-    clouds = [np.asarray(cloud) for cloud in points]
-    for cloud, label, style in zip(clouds, labels, _styles(len(clouds), "labels"), strict=True):
+    looks = _looks(len(names), "labels")
+    for points_of, name, *look in zip(points, names, *looks.values(), strict=True):
+        cloud = np.asarray(points_of)
         if cloud.ndim != 2 or cloud.shape[1] < 2 or not len(cloud) or not np.isfinite(cloud).all():
             raise ValueError(
-                f"points: expected finite ones (n, 2) of {label}, got {describe(cloud)}"
+                f"points: expected finite ones (n, 2) of {name}, got {describe(cloud)}"
             )
-        ax.scatter(cloud[:, 0], cloud[:, 1], s=5, label=_plain(label), alpha=0.6, **style)
+        # matplotlib's: seaborn's points of several shapes make a picture twice as large
+        style: dict[str, Any] = {"color": look[0], "marker": look[1], "label": name, "alpha": 0.6}
+        ax.scatter(cloud[:, 0], cloud[:, 1], s=5, linewidth=1, **style)
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
 
 
-def _styles(groups: int, name: str) -> list[dict[str, Any]]:
-    """A colour and a marker for each group, no two of them the same.
+def _looks(groups: int, what: str) -> dict[str, list[str]]:
+    """A colour and a marker for each group, no two of them the same: 9 and 10 share no factor.
 
-    >>> len({tuple(style.values()) for style in _styles(64, "by")})
-    64
+    >>> looks = _looks(90, "by")
+    >>> len({*zip(looks["palette"], looks["markers"])})
+    90
     """
-    n = len(PALETTE)
-    if groups > n * len(MARKERS):
-        raise ValueError(f"{name}: expected at most {n * len(MARKERS)} groups, got {groups}")
-    return [
-        {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % len(MARKERS)]}
-        for i in range(groups)
-    ]
+    if groups > len(PALETTE) * len(MARKERS):
+        raise ValueError(f"{what}: expected at most 90 groups, got {groups}")
+    looks = {"palette": PALETTE, "markers": MARKERS}
+    return {key: list(islice(cycle(values), groups)) for key, values in looks.items()}
 
 
 def _plain(label: object) -> str:
@@ -239,6 +224,16 @@ def _plain(label: object) -> str:
     """
     text = str(label).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def _named(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The table with these columns as text, which seaborn takes as names of groups."""
+    shown = table.reset_index(drop=True)
+    for column in columns:
+        shown[column] = [_plain(value) for value in table[column]]
+        if shown[column].nunique() != table[column].nunique():
+            raise ValueError(f"table: expected values of {column!r} that do not read alike")
+    return shown
 
 
 def _require_rows(

@@ -22,11 +22,12 @@ def content(source):
 def test_a_movie_holds_the_frames_it_was_given():
     frames = render_video(sample_scene(0, 0), frames=6).images
     shown = players.movie(frames, label='objects "move" <about>', fps=4)
-    tag = BeautifulSoup(shown.data, "html.parser").video
+    tag = BeautifulSoup(shown._repr_html_(), "html.parser").video
     assert tag["aria-label"] == 'objects "move" <about>'
     assert {"controls", "muted", "loop"} <= set(tag.attrs)
-    kind, file = content(tag["src"])
-    assert kind == "video/mp4"
+    kind, file = content(tag.source["src"])
+    assert kind == tag.source["type"] == "video/mp4"
+    assert (tag["width"], tag["height"]) == ("64", "64")
     with av.open(file) as container:
         assert container.streams.video[0].average_rate == 4
         decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])

@@ -34,7 +34,7 @@ def test_curves_draw_the_mean_and_its_interval(ax):
 
 def test_curves_draw_no_band_for_one_seed(ax):
     plots.curves(ax, pd.DataFrame({"x": [0, 1], "y": [1, 2], "by": "a"}), "x", "y", "by")
-    assert not ax.collections
+    assert not [path for band in ax.collections for path in band.get_paths()]
 
 
 def test_curves_on_a_logarithmic_axis_are_geometric_and_stay_above_zero(ax):
@@ -56,7 +56,10 @@ def test_curves_refuse_what_has_no_logarithm(ax):
 def test_heatmap_prints_every_value_and_counts_layers_from_one(ax):
     plots.heatmap(ax, torch.tensor([[0.1, 0.9], [0.3, 0.5]]))
     assert [text.get_text() for text in ax.texts] == ["0.10", "0.90", "0.30", "0.50"]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["1", "2"]
+        assert {label.get_rotation() for label in labels} == {0}
+    assert [text.get_color() for text in ax.texts] == ["white", "black", "white", "white"]
 
 
 def test_forest_draws_what_it_is_given(ax):
@@ -64,18 +67,21 @@ def test_forest_draws_what_it_is_given(ax):
         {"where": ["a", "b"], "mean": [1.0, 2.0], "low": [0.5, 1.9], "high": [1.5, 2.1], "by": "g"}
     )
     plots.forest(ax, table, "where", "by")
-    segments = ax.containers[0].lines[2][0].get_segments()
-    assert [segment[:, 0].tolist() for segment in segments] == [[0.5, 1.5], [1.9, 2.1]]
+    points, *intervals = [[*line.get_xdata()] for line in ax.lines if len(line.get_xdata())]
+    assert points == [1, 2]
+    assert intervals[:2] == [[0.5, 1.5], [1.9, 2.1]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.yaxis_inverted()
 
 
 def test_the_palette_has_no_two_colours_alike():
-    assert len({to_hex(colour) for colour in plots.PALETTE}) == len(plots.PALETTE)
-    assert len(plots.MARKERS) >= len(plots.PALETTE)
+    assert len(set(plots.PALETTE)) == 10
 
 
-def test_modalities_need_a_label_each(ax):
-    with pytest.raises(ValueError, match="labels: expected one for each .* got 1 for 2"):
-        plots.modalities(ax, [np.zeros((3, 2))] * 2, ["only one"])
+@pytest.mark.parametrize("labels", [["only one"], ["the same", "the same"]])
+def test_modalities_need_a_label_each(ax, labels):
+    with pytest.raises(ValueError, match="labels: expected one of its own for each .* for 2"):
+        plots.modalities(ax, [np.zeros((3, 2))] * 2, labels)
 
 
 def test_timeline_draws_snippets_above_in_the_colours_of_their_clips(ax):
@@ -107,37 +113,65 @@ def groups(n, **columns):
     return pd.DataFrame({"x": [0, 1] * n, "y": 1.0, "by": np.repeat(names, 2), **columns})
 
 
-def styles_of(artists):
-    return {(to_hex(line.get_color()), line.get_marker()) for line in artists}
+def styles_of(ax):
+    """Colours and shapes of the lines, without those that stand for them in the legend."""
+    lines = [line for line in ax.lines if len(line.get_xdata())]
+    return [(to_hex(line.get_color()), repr(line.get_marker())) for line in lines]
 
 
-@pytest.mark.parametrize("n", [8, 9, 20, 64])
+@pytest.mark.parametrize("n", [8, 10, 11, 20, 90])
 def test_every_group_of_many_has_a_style_of_its_own(ax, n):
     plots.curves(ax, groups(n), "x", "y", "by", legend=False)
-    assert len(styles_of(ax.lines)) == n
+    assert len(set(styles_of(ax))) == len(styles_of(ax)) == n
 
 
-def test_the_first_eight_groups_have_a_colour_of_their_own(ax):
-    plots.curves(ax, groups(8), "x", "y", "by")
-    assert [to_hex(line.get_color()).upper() for line in ax.lines] == list(plots.PALETTE)
+def test_the_first_ten_groups_have_a_colour_of_their_own(ax):
+    plots.curves(ax, groups(10), "x", "y", "by")
+    assert [colour.upper() for colour, _ in styles_of(ax)] == [*map(str.upper, plots.PALETTE)]
 
 
 def test_more_groups_than_styles_are_refused(ax):
-    with pytest.raises(ValueError, match="by: expected at most 64 groups, got 65"):
-        plots.curves(ax, groups(65), "x", "y", "by")
+    with pytest.raises(ValueError, match="by: expected at most 90 groups, got 91"):
+        plots.curves(ax, groups(91), "x", "y", "by")
+
+
+def test_limits_fit_a_scale_that_is_set_later(ax):
+    plots.curves(ax, pd.DataFrame({"x": [0, 10], "y": 1.0, "by": "a"}), "x", "y", "by")
+    ax.set_xscale("symlog", linthresh=0.01)
+    assert -0.01 < ax.get_xlim()[0] <= 0
+
+
+def test_the_legend_is_that_of_the_groups_alone_and_can_be_drawn_elsewhere(ax):
+    plots.curves(ax, groups(2), "x", "y", "by")
+    assert not ax.get_legend().get_title().get_text()
+    figure, other = plt.subplots()
+    plots.curves(other, groups(2), "x", "y", "by", legend=False)
+    assert other.get_legend() is None
+    assert other.get_legend_handles_labels()[1] == ["g0", "g1"]
+    plt.close(figure)
+
+
+def test_names_that_read_alike_are_refused(ax):
+    alike = pd.DataFrame({"x": [0, 1], "y": 1.0, "by": [1, "1"]})
+    with pytest.raises(ValueError, match="table: expected values of 'by' that do not read alike"):
+        plots.curves(ax, alike, "x", "y", "by")
+    with pytest.raises(ValueError, match="table: expected values of 'by' that do not read alike"):
+        plots.forest(ax, alike.assign(mean=0, low=0, high=0), "x", "by")
 
 
 def test_nine_groups_of_intervals_stay_in_their_row(ax):
     table = pd.DataFrame({"mean": 0.0, "low": -1.0, "high": 1.0, "by": list("abcdefghi")})
     plots.forest(ax, table.assign(label="one"), "label", "by")
-    places = [container[0].get_ydata()[0] for container in ax.containers]
+    places = [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
     assert len(set(places)) == 9
     assert max(places) - min(places) < 0.9
 
 
 def test_nine_modalities_are_told_apart(ax):
     plots.modalities(ax, [np.zeros((2, 2))] * 9, list("abcdefghi"))
-    assert len(ax.collections) == 9
+    assert len({tuple(cloud.get_facecolors()[0]) for cloud in ax.collections}) == 9
+    assert len({len(cloud.get_paths()[0].vertices) for cloud in ax.collections}) > 1
+    assert ax.get_legend_handles_labels()[1] == list("abcdefghi")
 
 
 @pytest.mark.parametrize("label", ["$5", "$\\nothing{$", "_hidden", "a_b $x$", 3])
@@ -185,18 +219,34 @@ def test_curves_refuse(ax, change, message):
         plots.curves(ax, change(groups(1)), "x", "y", "by")
 
 
-def test_a_row_that_was_not_run_keeps_its_place_in_a_forest(ax):
-    table = pd.DataFrame(
-        {"mean": [0.0, np.nan], "low": [-1, np.nan], "high": [1, np.nan], "label": list("ab")}
-    )
-    plots.forest(ax, table.assign(by="x"), "label", "by")
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+def test_a_mean_without_an_interval_is_a_point_alone(ax):
+    table = pd.DataFrame({"mean": [1.0], "low": np.nan, "high": np.nan, "label": "a", "by": "b"})
+    plots.forest(ax, table, "label", "by")
+    points, interval = [line.get_xdata() for line in ax.lines if len(line.get_xdata())][:2]
+    assert [*points] == [1.0]
+    assert np.isnan(interval).all()
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "c", "ab", "abc"])
+def test_rows_that_were_not_run_keep_their_places_in_a_forest(ax, missing):
+    table = pd.DataFrame({"label": list("abc"), "mean": 0.0, "low": -1.0, "high": 1.0, "by": "x"})
+    table.loc[table.label.isin([*missing]), ["mean", "low", "high"]] = np.nan
+    plots.forest(ax, table, "label", "by")
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    drawn = [
+        line.get_data() for line in ax.lines if len(line.get_xdata()) and line.get_marker() == "o"
+    ]
+    places = {y for xs, ys in drawn for x, y in zip(xs, ys, strict=True) if np.isfinite(x)}
+    assert places == {"abc".index(label) for label in "abc" if label not in missing}
 
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
         ((0.0, np.nan, 1.0), "finite intervals that hold their mean"),
+        ((np.nan, -1.0, 1.0), "finite intervals that hold their mean"),
+        ((np.inf, np.nan, np.nan), "finite intervals that hold their mean"),
         ((0.0, -1.0, np.inf), "finite intervals that hold their mean"),
         ((2.0, -1.0, 1.0), "finite intervals that hold their mean"),
     ],

@@ -396,16 +396,11 @@ class Report:
             axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
             for ax, metric in zip(axes, metrics, strict=True):
                 part = shown[shown["metric"] == metric]
-                # what has no interval is drawn as its point
-                part = part.assign(
-                    **{end: part[end].fillna(part["mean"]) for end in ("low", "high")}
-                )
                 plots.forest(ax, part, "level", "metric")
                 against = part["against"].unique()
                 label = against[0] if len(against) == 1 else "the baseline of the same code"
-                texts = [ax.set_title(metric, fontsize=9), ax.set_xlabel(f"less {label}")]
                 # names of others: a dollar is a dollar
-                for text in [*texts, *ax.get_yticklabels()]:
+                for text in (ax.set_title(metric, fontsize=9), ax.set_xlabel(f"less {label}")):
                     text.set_parse_math(False)
         return figure
 
