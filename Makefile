@@ -37,7 +37,7 @@ lint: $(VENV)/.has-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the groups are those of tests/conftest.py
+# the groups are those of tests/_groups.py
 SIDE_BY_SIDE := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 test: lint

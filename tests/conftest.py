@@ -13,30 +13,22 @@ import numpy as np
 import pytest
 import torch
 
+from tests._groups import FIRST, Groups
+
 pytest.register_assert_rewrite("tests._asserts")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("modalign", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("modalign")
 
 
-# what takes longest begins first, so that no process is left alone with it at the end
-FIRST = ("tests/test_book.py", "tests/test_notebooks.py", "tests/rerun/test_rerun.py")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Make a group for --dist loadgroup of each chapter, and of each file.
-
-    A group stays on one process: what a file makes for its tests is made once, so the pages are
-    rendered once, and chapters run side by side.
-    """
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        chapter = getattr(item, "callspec", None) and item.callspec.params.get("chapter")
-        if not item.get_closest_marker("xdist_group"):
-            group = f"chapter-{chapter}" if chapter else file
-            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Groups(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)
