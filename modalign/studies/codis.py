@@ -842,7 +842,7 @@ def record(
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The paired difference of each claim with its 95% interval, and the smallest of interest.
+    """The paired difference of each claim with its 95% interval, and its verdict.
 
     Claims about what a table does not hold, such as the world's in one of photographs, are left
     out.
@@ -864,6 +864,7 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
                 **found._asdict(),
                 "pairs": len(by_row[row]),
                 "smallest": smallest,
+                "verdict": found.verdict(paper=1, smallest=smallest),
             }
         )
     return pd.DataFrame(rows)
