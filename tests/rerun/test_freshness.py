@@ -14,7 +14,7 @@ import pytest
 
 from modalign.rerun import execution, freshness, inventory
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CHAPTERS = inventory.notebooks(ROOT)
 
 specification = importlib.util.spec_from_file_location("book_tool", ROOT / "tools" / "book.py")
