@@ -199,7 +199,7 @@ def test_text_in_another_locale_is_read_as_utf8(tiny_book, command_environment):
         ("yaml", ["list"], "book"),
         ("papermill", ["run", "cka"], "book"),
         ("distributed", ["sweep", "cka"], "rerun"),
-        ("pyarrow", ["report", "x"], "rerun"),
+        ("pyarrow", ["report", "x"], "book"),
         ("sklearn", ["run"], "book"),
         ("transformers", ["run"], "pretrained"),
     ],
