@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import pandas as pd
 import pytest
@@ -8,17 +7,17 @@ import torch
 from modalign import records
 from modalign.data import shapes
 from modalign.models.codis import Codis
-from modalign.studies import codis
-from modalign.studies.codis import (
+from modalign.studies.codis import maps, pairs, pretraining, recording, tasks
+from modalign.studies.codis.pairs import Epochs, Pairs
+from modalign.studies.codis.setting import (
     ALBEF,
     BASELINES,
     CLAIMS,
+    DECIDED_BY,
     FULL,
     ROWS,
     TASKS,
-    Epochs,
     FineTuning,
-    Pairs,
     Setting,
 )
 
@@ -29,7 +28,7 @@ TUNING = {"examples": 30, "held_out": 20, "epochs": 1, "batch_size": 10}
 
 @pytest.fixture(scope="module")
 def run():
-    return codis.pretrain(SMALL, progress=False, **SIZES)
+    return pretraining.pretrain(SMALL, progress=False, **SIZES)
 
 
 def equal(first, second):
@@ -59,11 +58,11 @@ def test_tasks_are_checked():
 
 def test_a_batch_has_to_divide_the_queue():
     with pytest.raises(ValueError, match="a number that divides the queue's 128, got 48"):
-        codis.pretrain(dataclasses.replace(SMALL, batch_size=48), progress=False)
+        pretraining.pretrain(dataclasses.replace(SMALL, batch_size=48), progress=False)
 
 
 def test_the_rate_rises_then_falls():
-    rates = [codis.rate(step, steps=50, warm_up=0.2) for step in range(51)]
+    rates = [pretraining.rate(step, steps=50, warm_up=0.2) for step in range(51)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.1)
@@ -75,8 +74,8 @@ def test_the_rate_rises_then_falls():
 
 
 def test_captions_tell_all_objects_of_a_scene():
-    for scene in codis.scenes(0, "train", 20):
-        for text in codis.captions(scene, 3):
+    for scene in pairs.scenes(0, "train", 20):
+        for text in pairs.captions(scene, 3):
             assert len(text.replace(" and ", ", ").split(", ")) == len(
                 {shapes.Description.of(o) for o in scene.objects}
             )
@@ -84,23 +83,23 @@ def test_captions_tell_all_objects_of_a_scene():
 
 def test_only_unseen_scenes_combine_shape_and_colour_anew():
     kept = set(shapes.held_out("test"))
-    for split in codis.SCENES:
+    for split in pairs.SCENES:
         new = [
             any((o.shape, o.colour) in kept for o in scene.objects)
-            for scene in codis.scenes(0, split, 50)
+            for scene in pairs.scenes(0, split, 50)
         ]
         assert all(new) if split.startswith("unseen") else not any(new), split
 
 
 def test_splits_share_no_scene():
-    drawn = [repr(s.objects) for split in codis.SCENES for s in codis.scenes(0, split, 100)]
+    drawn = [repr(s.objects) for split in pairs.SCENES for s in pairs.scenes(0, split, 100)]
     assert len(set(drawn)) == len(drawn)
 
 
 def test_the_tokenizer_knows_every_word_of_the_tasks(run):
     for task in TASKS["shapes"]:
         for split in ("train", "test"):
-            found, _ = codis.examples(
+            found, _ = tasks.examples(
                 FineTuning(task=task, examples=300, held_out=300),
                 split,
                 setting=SMALL,
@@ -113,8 +112,8 @@ def test_an_epoch_shows_each_picture_once_with_a_caption_of_its_own():
     counts = torch.tensor([1, 3, 2, 5])
     owners = torch.arange(4).repeat_interleave(counts)
     ids = torch.stack([owners, torch.arange(11)], 1)
-    pairs = Pairs(torch.arange(4.0)[:, None], ids, torch.ones_like(ids), owners)
-    batches = Epochs(pairs, batch_size=2, seed=0)
+    few = Pairs(torch.arange(4.0)[:, None], ids, torch.ones_like(ids), owners)
+    batches = Epochs(few, batch_size=2, seed=0)
     seen = set()
     for epoch in range(60):
         parts = list(batches(epoch))
@@ -153,24 +152,24 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Codis, "update", killed)
     with pytest.raises(Killed):
-        codis.pretrain(SMALL, checkpoint=checkpoint, progress=False, **SIZES)
+        pretraining.pretrain(SMALL, checkpoint=checkpoint, progress=False, **SIZES)
     monkeypatch.setattr(Codis, "update", update)
-    again = codis.pretrain(SMALL, checkpoint=checkpoint, progress=False, **SIZES)
+    again = pretraining.pretrain(SMALL, checkpoint=checkpoint, progress=False, **SIZES)
     assert equal(run.model.state_dict(), again.model.state_dict())
     pd.testing.assert_frame_equal(run.history, again.history, check_exact=True)
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path):
     setting = dataclasses.replace(SMALL, epochs=1)
-    codis.pretrain(setting, checkpoint=tmp_path / "run.pt", progress=False, **SIZES)
+    pretraining.pretrain(setting, checkpoint=tmp_path / "run.pt", progress=False, **SIZES)
     other = {**SIZES, "prototypes": 9}
     with pytest.raises(ValueError, match="prototypes"):
-        codis.pretrain(setting, checkpoint=tmp_path / "run.pt", progress=False, **other)
+        pretraining.pretrain(setting, checkpoint=tmp_path / "run.pt", progress=False, **other)
 
 
 def test_the_temperature_has_a_rate_of_its_own():
     still = dataclasses.replace(SMALL, epochs=1, temperature_rate=0.0)
-    found = codis.pretrain(still, progress=False, **SIZES)
+    found = pretraining.pretrain(still, progress=False, **SIZES)
     assert found.model.codebook.temperature().item() == pytest.approx(0.07)
 
 
@@ -178,7 +177,7 @@ def test_the_temperature_has_a_rate_of_its_own():
 
 
 def test_evaluate_means_both_directions(run):
-    found = codis.evaluate(run)
+    found = pretraining.evaluate(run)
     for k in (1, 5, 10):
         for name in ("", "tower_"):
             both = [found[f"{name}{way}_recall_at_{k}"] for way in ("text", "image")]
@@ -190,14 +189,14 @@ def test_evaluate_finds_all_with_a_perfect_model(run, monkeypatch):
     def perfect(self, images, input_ids, attention_mask, *, k):
         return (torch.eye(len(images)),) * 3
 
-    monkeypatch.setattr(codis.Retrieval, "predict", perfect)
-    found = codis.evaluate(run)
+    monkeypatch.setattr(pretraining.Retrieval, "predict", perfect)
+    found = pretraining.evaluate(run)
     assert set(found.values()) == {100.0}
 
 
 def test_fine_tuned_retrieval_leaves_the_run_as_it_was(run):
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    tuned = codis.fine_tuned_retrieval(run, epochs=1, progress=False)
+    tuned = tasks.fine_tuned_retrieval(run, epochs=1, progress=False)
     assert equal(before, run.model.state_dict())
     assert not torch.equal(tuned.towers.image_head.weight, run.model.towers.image_head.weight)
 
@@ -205,7 +204,7 @@ def test_fine_tuned_retrieval_leaves_the_run_as_it_was(run):
 @pytest.mark.parametrize("task", TASKS["shapes"])
 def test_a_task_is_trained_on_a_copy(run, task):
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    tuned, score = codis.fine_tune(run, FineTuning(task=task, **TUNING), progress=False)
+    tuned, score = tasks.fine_tune(run, FineTuning(task=task, **TUNING), progress=False)
     assert 0 <= score <= 100
     assert equal(before, run.model.state_dict())
     assert not torch.equal(tuned.codis.fusion.norm.weight, run.model.fusion.norm.weight)
@@ -213,24 +212,24 @@ def test_a_task_is_trained_on_a_copy(run, task):
 
 def test_examples_are_right(run):
     options = {"setting": SMALL, "tokenizer": run.tokenizer}
-    pairs, names = codis.examples(FineTuning(task="pairs", **TUNING), "test", **options)
+    judged, names = tasks.examples(FineTuning(task="pairs", **TUNING), "test", **options)
     drawn = [shapes.pair(0, i, split="test") for i in range(20)]
-    assert pairs["images"].shape == (20, 2, 3, 32, 32)
-    assert [names[i] == "true" for i in pairs["label"]] == [each.true for each in drawn]
-    questions, names = codis.examples(FineTuning(task="questions", **TUNING), "test", **options)
+    assert judged["images"].shape == (20, 2, 3, 32, 32)
+    assert [names[i] == "true" for i in judged["label"]] == [each.true for each in drawn]
+    questions, names = tasks.examples(FineTuning(task="questions", **TUNING), "test", **options)
     for i, label in enumerate(questions["label"]):
         asked = shapes.questions(shapes.sample_scene(0, i, split="test"), 1)[0]
         assert names[label] == asked.answers[asked.answer]
         offered = [name for name, here in zip(names, questions["allowed"][i], strict=True) if here]
         assert set(offered) == set(asked.answers)
-    entailed, names = codis.examples(FineTuning(task="entailment", **TUNING), "train", **options)
+    entailed, names = tasks.examples(FineTuning(task="entailment", **TUNING), "train", **options)
     assert names == ("entailment", "neutral", "contradiction")
     assert torch.bincount(entailed["label"]).tolist() == [10, 10, 10]
 
 
 def test_what_must_not_look_sees_grey(run):
     for split in ("train", "test"):
-        found, _ = codis.examples(
+        found, _ = tasks.examples(
             FineTuning(task="pairs", look=False, **TUNING),
             split,
             setting=SMALL,
@@ -247,44 +246,44 @@ def test_the_majority_is_that_of_the_training_labels(run, monkeypatch):
             found["allowed"] = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 0]]).bool()
         return found, ("a", "b", "c")
 
-    monkeypatch.setattr(codis, "examples", fixed)
+    monkeypatch.setattr(tasks, "examples", fixed)
     options = {"tokenizer": run.tokenizer}
-    assert codis.majority(SMALL, FineTuning(task="entailment"), **options) == 50.0
-    assert codis.majority(SMALL, FineTuning(task="questions"), **options) == 100.0
+    assert tasks.majority(SMALL, FineTuning(task="entailment"), **options) == 50.0
+    assert tasks.majority(SMALL, FineTuning(task="questions"), **options) == 100.0
 
 
 def test_no_photograph_that_pretraining_saw_is_scored(run, real_data):
     tuning = FineTuning(task="snli-ve", examples=40, held_out=10**6)
     setting = dataclasses.replace(SMALL, dataset="flickr8k")
-    found, names = codis.examples(tuning, "test", setting=setting, tokenizer=run.tokenizer)
-    rows = codis.load("snli-ve", "test")
+    found, names = tasks.examples(tuning, "test", setting=setting, tokenizer=run.tokenizer)
+    rows = tasks.load("snli-ve", "test")
     unseen = sum(split != "train" for split in rows["flickr8k_split"])
     assert 0 < len(found["label"]) == unseen < len(rows)
     assert names == ("entailment", "neutral", "contradiction")
     nlvr = FineTuning(task="nlvr", examples=12, held_out=12)
-    found, names = codis.examples(nlvr, "train", setting=setting, tokenizer=run.tokenizer)
+    found, names = tasks.examples(nlvr, "train", setting=setting, tokenizer=run.tokenizer)
     assert found["images"].shape == (12, 1, 3, 32, 32)
     assert names == ("false", "true")
 
 
 def test_photographs_are_pretrained_on(real_data):
     setting = dataclasses.replace(SMALL, dataset="flickr8k", epochs=1)
-    found = codis.pretrain(setting, progress=False, **SIZES)
+    found = pretraining.pretrain(setting, progress=False, **SIZES)
     assert set(found.splits) == {"train", "validation", "test"}
     assert len(found.splits["test"].input_ids) == 24 * 5
-    assert codis.evaluate(found)["recall_at_10"] <= 100
+    assert pretraining.evaluate(found)["recall_at_10"] <= 100
 
 
 # pointing
 
 
 def test_names_are_found_in_captions(run):
-    drawn, told = codis.scenes(0, "test", 24), run.splits["test"]
+    drawn, told = pairs.scenes(0, "test", 24), run.splits["test"]
     checked = 0
     for i, scene in enumerate(drawn):
         length = int(told.attention_mask[i].sum())
         tokens = [run.tokenizer.id_to_token(int(t)) for t in told.input_ids[i][:length]]
-        for k, place in codis.named_objects(scene, tokens):
+        for k, place in maps.named_objects(scene, tokens):
             nouns = shapes.text.SYNONYMS[scene.objects[k].shape]
             assert any(tokens[place] == noun.split()[-1] for noun in nouns)
             checked += 1
@@ -292,28 +291,28 @@ def test_names_are_found_in_captions(run):
 
 
 def test_two_objects_of_one_description_have_no_name_of_their_own():
-    scene = codis.scenes(0, "train", 1)[0]
+    scene = pairs.scenes(0, "train", 1)[0]
     o = scene.objects[0]
     twins = dataclasses.replace(scene, objects=(o, dataclasses.replace(o, x=0.5), scene.objects[1]))
-    assert codis.named_objects(twins, ["[CLS]", "a", "star", "and", "a", "box"]) == [(2, 5)]
+    assert maps.named_objects(twins, ["[CLS]", "a", "star", "and", "a", "box"]) == [(2, 5)]
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(True, 100.0), (False, 0.0)])
 def test_pointing_scores_maps_that_know(run, monkeypatch, there, wanted):
-    drawn = codis.scenes(0, "test", 24)
+    drawn = pairs.scenes(0, "test", 24)
     masks = torch.from_numpy(shapes.render_images(drawn, 32).masks)
 
     def known(model, batch):
-        maps = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
+        shown = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
         for i, scene in enumerate(drawn):
             length = int(batch["attention_mask"][i].sum())
             tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
-            for k, place in codis.named_objects(scene, tokens):
-                maps[i, place] = (masks[i, k] == there).float().flatten()
-        return maps
+            for k, place in maps.named_objects(scene, tokens):
+                shown[i, place] = (masks[i, k] == there).float().flatten()
+        return shown
 
-    monkeypatch.setattr(codis, "grad_cam", known)
-    found = codis.pointing(run)
+    monkeypatch.setattr(maps, "grad_cam", known)
+    found = maps.pointing(run)
     assert found["pointing"] == pytest.approx(wanted)
     assert 0 < found["pointing_by_chance"] < 20
 
@@ -322,8 +321,8 @@ def test_pointing_of_constant_maps_is_chance(run, monkeypatch):
     def constant(model, batch):
         return torch.ones(*batch["input_ids"].shape, 16)
 
-    monkeypatch.setattr(codis, "grad_cam", constant)
-    found = codis.pointing(run)
+    monkeypatch.setattr(maps, "grad_cam", constant)
+    found = maps.pointing(run)
     assert found["pointing"] == pytest.approx(found["pointing_by_chance"])
 
 
@@ -331,7 +330,7 @@ def test_pointing_of_constant_maps_is_chance(run, monkeypatch):
 
 
 def test_codewords_counts_entries_and_use(run, monkeypatch):
-    found = codis.codewords(run)
+    found = maps.codewords(run)
     assert found["vertex_bound"] == 16 + 8 - 1
     assert found["paper_bound"] == 2 * 16 - 1
     assert 1 <= found["codewords_used"] <= 8
@@ -342,7 +341,7 @@ def test_codewords_counts_entries_and_use(run, monkeypatch):
         return plan
 
     monkeypatch.setattr(type(run.model.codebook), "plan", vertex)
-    assert codis.codewords(run)["plan_entries"] == 16
+    assert maps.codewords(run)["plan_entries"] == 16
 
 
 # the sweep
@@ -363,7 +362,7 @@ def table(**effects):
 
 
 def test_claims_are_paired_differences():
-    found = codis.claims(table(recall_at_1=2.0, questions=-1.0)).set_index("claim")
+    found = recording.claims(table(recall_at_1=2.0, questions=-1.0)).set_index("claim")
     assert found.loc["c22", "mean"] == pytest.approx(2.02)
     assert found.loc["c22", "low"] > 1.9  # what a seed does to both sides cancels
     assert found.loc["c22b", "mean"] == 0
@@ -382,59 +381,45 @@ def test_claims_speak_of_rows_and_measures_that_are_there(monkeypatch):
         assert (claim.row, claim.measure) != (claim.other, claim.than)
     assert {claim.other for name, claim in CLAIMS.items() if name.startswith("c26")} == {ALBEF}
     with pytest.raises(KeyError):
-        codis.claims(table().query("row != @FULL"))
+        recording.claims(table().query("row != @FULL"))
+
+
+SWEEP = {
+    name: getattr(SMALL, name)
+    for name in ("examples", "candidates", "batch_size", "resolution", "k")
+} | {"epochs": 1, "tuning": FineTuning(**TUNING)}
 
 
 @pytest.fixture
-def sweep(monkeypatch):
-    """The sweep in this process, with sizes of a test."""
-    small = {row: {**changes, **SIZES} for row, changes in ROWS.items()}
-    monkeypatch.setattr(codis, "ROWS", small)
-    monkeypatch.setattr(records, "each", lambda work, tasks, **_: [work(task) for task in tasks])
-    return {
-        name: getattr(SMALL, name)
-        for name in ("examples", "candidates", "batch_size", "resolution", "k")
-    } | {"epochs": 1}
+def small(monkeypatch):
+    """Rows with the sizes of a test."""
+    rows = {row: {**changes, **SIZES} for row, changes in ROWS.items()}
+    monkeypatch.setattr(recording, "ROWS", rows)
 
 
-def test_a_sweep_is_recorded_and_goes_on_where_it_stopped(sweep, tmp_path, monkeypatch):
-    options = {"seeds": 1, "kept": tmp_path / "kept", "tuning": TUNING, **sweep}
-    scores = codis._scores
-
-    def killed(row, *rest):
-        if row == "text only":
-            raise Killed
-        return scores(row, *rest)
-
-    monkeypatch.setattr(codis, "_scores", killed)
-    with pytest.raises(Killed):
-        codis.record(folder=tmp_path, **options)
-    done = {path.name: path.read_text() for path in (tmp_path / "kept").glob("*.json")}
-    assert len(done) == len(ROWS) + 1
-    again = []
-    monkeypatch.setattr(
-        codis, "_scores", lambda row, *rest: again.append(row) or scores(row, *rest)
-    )
-    codis.record(folder=tmp_path, **options)
-    assert again == ["text only", "majority"]
-    assert all((tmp_path / "kept" / name).read_text() == text for name, text in done.items())
+def test_a_sweep_measures_what_the_claims_ask_for(small, tmp_path):
+    recording.record(folder=tmp_path, seeds=[7], **SWEEP)
     found = records.load("codis/shapes", folder=tmp_path)
     assert found["row"].tolist() == [*ROWS, *BASELINES]
-    assert found.attrs["parameters"]["tuning"]["examples"] == 30
-    full = found.set_index("row").loc[FULL]
+    assert set(found["seed"]) == {7}
+    assert found.attrs["parameters"]["setting"]["tuning"]["examples"] == 30
+    found = found.set_index("row")
     wanted = {claim.measure for claim in CLAIMS.values()} - {"nlvr", "snli-ve"}
-    assert full[list(wanted)].notna().all()
-    assert (
-        found.set_index("row").loc["majority", ["questions", "pairs", "entailment"]].notna().all()
-    )
-    assert found.set_index("row").loc["cross", ["codewords_used", "plan_entries"]].isna().all()
+    assert found.loc[FULL, list(wanted)].notna().all()
+    assert found.loc["majority", list(TASKS["shapes"])].notna().all()
+    assert found.loc["cross", ["codewords_used", "plan_entries"]].isna().all()
 
 
-def test_what_is_kept_is_of_the_same_sweep(sweep, tmp_path):
-    work = {"device": "cpu", "tuning": {}, "kept": tmp_path}
-    setting = dataclasses.replace(SMALL, epochs=1)
-    for each in (setting, dataclasses.replace(setting, learning_rate=1e-3)):
-        before = set(tmp_path.glob("*.json"))
-        found = codis._measure(("majority", each), **work)
-        (new,) = set(tmp_path.glob("*.json")) - before
-        assert json.loads(new.read_text()) == found
+def test_a_sweep_of_some_rows(small, tmp_path):
+    recording.record(name="few", rows=[FULL, "majority"], folder=tmp_path, seeds=[1], **SWEEP)
+    assert records.load("codis/few", folder=tmp_path)["row"].tolist() == [FULL, "majority"]
+    with pytest.raises(ValueError, match="rows: .*'majorities'"):
+        recording.record(rows=["majorities"], folder=tmp_path)
+
+
+def test_every_claim_of_the_world_is_decided_by_one_table():
+    ids = [claim for each in DECIDED_BY.values() for claim in each]
+    assert len(ids) == len(set(ids))
+    assert set(CLAIMS) - set(ids) <= {"c26d", "c26e"}
+    judged = recording.verdicts()
+    assert judged["claim"].tolist() == ids

@@ -1,0 +1,159 @@
+"""The recorded sweeps, and the verdicts on the claims."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+
+from modalign import records
+from modalign._checks import require_choice
+from modalign.metrics import difference
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
+from modalign.studies.codis.maps import codewords, pointing
+from modalign.studies.codis.pairs import data
+from modalign.studies.codis.pretraining import Run, build, evaluate, pretrain
+from modalign.studies.codis.setting import (
+    ALBEF,
+    BASELINES,
+    CLAIMS,
+    DECIDED_BY,
+    FULL,
+    ROWS,
+    TASKS,
+    Dataset,
+    Setting,
+)
+from modalign.studies.codis.tasks import fine_tune, fine_tuned_retrieval, majority
+
+Device = Literal["auto", "cpu"]
+
+
+def _pretrained(row: str, setting: Setting, checkpoint: pathlib.Path, device: Device) -> Run:
+    if row in ROWS:
+        return pretrain(setting, checkpoint=checkpoint, device=device, progress=False, **ROWS[row])
+    splits, tokenizer = data(setting)
+    model = build(setting, tokenizer).eval()
+    if device == "auto" and torch.cuda.is_available():
+        model = model.cuda()
+    return Run(setting, model, pd.DataFrame(), splits, tokenizer)
+
+
+def scores(row: str, run: Run) -> dict[str, float]:
+    """All that is measured of a row: retrieval, maps, codewords, and the tasks.
+
+    Args:
+        row: of :data:`ROWS` or :data:`BASELINES`; of the latter only the tasks are measured.
+        run: pretrained as the row says, or not at all.
+    """
+    setting = run.setting
+    found: dict[str, float] = {}
+    if row in ROWS:
+        found |= evaluate(run)
+        if "code" not in ROWS[row]:
+            found |= codewords(run)
+        if setting.dataset == "shapes":
+            found |= {f"zero_shot_{name}": each for name, each in evaluate(run, "unseen").items()}
+            tuned = fine_tuned_retrieval(run, progress=False)
+            again = evaluate(run, "unseen", model=tuned)
+            found |= {f"fine_tuned_{name}": each for name, each in again.items()}
+            found |= pointing(run)
+    for task in TASKS[setting.dataset] if row in (FULL, ALBEF, *BASELINES) else ():
+        how = dataclasses.replace(setting.tuning, task=task, look=row != "text only")
+        if row == "majority":
+            found[task] = majority(setting, how, tokenizer=run.tokenizer)
+        else:
+            found[task] = fine_tune(run, how, progress=False)[1]
+    return found
+
+
+def _measured(task: Task, *, device: Device) -> pd.DataFrame:
+    run = _pretrained(task.row, task.setting, task.checkpoint, device)
+    return pd.DataFrame([{"row": task.row, "seed": task.setting.seed, **scores(task.row, run)}])
+
+
+def record(
+    dataset: Dataset = "shapes",
+    *,
+    name: str | None = None,
+    rows: Sequence[str] = (*ROWS, *BASELINES),
+    seeds: Iterable[int] = range(5),
+    jobs: int = 1,
+    device: Device = "cpu",
+    folder: str | pathlib.Path | None = None,
+    **options: Any,
+) -> None:
+    """Pretrain rows with every seed, and keep the scores in ``results/codis/{name}``.
+
+    A sweep that was stopped goes on where it was.
+
+    Args:
+        dataset: ``"shapes"`` or ``"flickr8k"``.
+        name: of the table, in place of the data set's.
+        rows: of :data:`ROWS` and :data:`BASELINES`.
+        seeds: of the runs.
+        jobs: processes, of one thread each.
+        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
+        folder: results folder; the book's by default.
+        **options: of :class:`Setting`, for every row.
+    """
+    for row in rows:
+        require_choice(row, (*ROWS, *BASELINES), "rows")
+    seeds = list(seeds)
+    usual = dataclasses.asdict(Setting(dataset=dataset, **options))
+    del usual["seed"], usual["tuning"]["task"], usual["tuning"]["look"]
+    changes = {row: ROWS[row] for row in rows if row in ROWS}
+    _sweep.record(
+        functools.partial(_measured, device=device),
+        [
+            (row, Setting(dataset=dataset, seed=seed, **options))
+            for seed, row in itertools.product(seeds, rows)
+        ],
+        f"codis/{name or dataset}",
+        parameters={"seeds": seeds, "rows": changes, "setting": usual},
+        jobs=jobs,
+        folder=folder,
+    )
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Every claim, from the recorded table that decides it (:data:`DECIDED_BY`)."""
+    judged = []
+    for name, ids in DECIDED_BY.items():
+        found = claims(records.load(f"codis/{name}", folder=folder))
+        judged.append(found[found["claim"].isin(ids)].assign(table=name))
+    return pd.concat(judged, ignore_index=True)
+
+
+def claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The paired difference of each claim with its 95% interval, and its verdict.
+
+    Claims about what a table does not hold, such as the world's in one of photographs, are left
+    out.
+    """
+    rows = []
+    by_row = {row: part.set_index("seed") for row, part in table.groupby("row")}
+    for claim, (row, measure, other, than, smallest) in CLAIMS.items():
+        if not {measure, than} <= set(table.columns):
+            continue
+        found = difference(by_row[row][measure].to_dict(), by_row[other][than].to_dict())
+        mine, theirs = row, other
+        if row == other:
+            mine, theirs = f"{row}: {measure}", than
+        rows.append(
+            {
+                "claim": claim,
+                "measure": measure,
+                "contrast": f"{mine} minus {theirs}",
+                **found._asdict(),
+                "pairs": len(by_row[row]),
+                "smallest": smallest,
+                "verdict": found.verdict(paper=1, smallest=smallest),
+            }
+        )
+    return pd.DataFrame(rows)

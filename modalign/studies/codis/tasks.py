@@ -1,0 +1,220 @@
+"""What comes after pretraining: retrieval in a new domain, questions, and judgements."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modalign._checks import require_choice
+from modalign.data import load, shapes
+from modalign.metrics import accuracy
+from modalign.models.codis import Codis, with_cls
+from modalign.models.codis_tasks import Judge, Questions, Retrieval
+from modalign.models.inputs import tokenize
+from modalign.studies.codis.pairs import Epochs, painted, ready, shrunk
+from modalign.studies.codis.pretraining import Run, rising_and_falling
+from modalign.studies.codis.setting import LENGTH, FineTuning, Setting, Task
+from modalign.studies.codis.words import answers
+from modalign.training import fit, seeded, shuffled
+
+
+def fine_tuned_retrieval(
+    run: Run, *, epochs: int = 4, learning_rate: float = 1e-3, progress: bool = True
+) -> Codis:
+    """Train a run's model further on pairs of the domain that its pretraining never saw.
+
+    Args:
+        run: pretrained on the world; it stays as it is.
+        epochs: passes over the split "unseen train".
+        learning_rate: highest rate of AdamW; it rises and falls as in pretraining.
+        progress: show a bar.
+    """
+    task = Retrieval(copy.deepcopy(run.model))
+    batches = Epochs(run.splits["unseen train"], run.setting.batch_size, run.setting.seed)
+    _fit(
+        task,
+        lambda task, batch: task.loss(ready(batch)),
+        batches,
+        run,
+        epochs,
+        learning_rate,
+        progress,
+        after_step=lambda step: task.update(),
+    )
+    return task.codis.eval()
+
+
+def _fit(
+    task: nn.Module,
+    loss: Any,
+    batches: Any,
+    run: Run,
+    epochs: int,
+    learning_rate: float,
+    progress: bool,
+    **options: Any,
+) -> None:
+    trained = [each for each in task.parameters() if each.requires_grad]
+    decay = run.setting.weight_decay
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=decay)
+    fit(
+        task,
+        loss,
+        batches,
+        optimizer=optimizer,
+        schedule=rising_and_falling(optimizer, epochs * len(batches), run.setting.warm_up),
+        schedule_by="step",
+        epochs=epochs,
+        device="cpu" if run.model.itm_head.weight.device.type == "cpu" else "auto",
+        seed=run.setting.seed,
+        progress=progress,
+        **options,
+    )
+
+
+def examples(
+    tuning: FineTuning, split: str, *, setting: Setting, tokenizer: Any
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Inputs and labels of a task, for a split, and the names of its labels.
+
+    Scenes of the world are of its split of that name. Of NLVR and SNLI-VE the published validation
+    rows are trained on, but for those of a fifth of the pictures, which are for validation here. Of
+    SNLI-VE's test rows those are scored whose photograph is not in Flickr8k's training list, which
+    pretraining has seen.
+
+    Args:
+        tuning: task, and how many examples.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        setting: resolution, and the seed of scenes or of the order.
+        tokenizer: of the texts.
+
+    Returns:
+        ``images`` (n, pictures, 3, r, r), uint8, ``input_ids`` and ``attention_mask`` (n, t),
+        ``label`` (n,), and, of questions, ``allowed`` (n, k): the answers that each offers.
+    """
+    require_choice(split, shapes.SPLITS, "split")
+    n = tuning.examples if split == "train" else tuning.held_out
+    make = _of_a_set if tuning.task in ("nlvr", "snli-ve") else _of_the_world
+    found, texts, names = make(tuning.task, split, n, setting)
+    if not tuning.look:
+        found["images"] = torch.full_like(found["images"], 127)
+    return found | tokenize(tokenizer, with_cls(texts), max_length=LENGTH), names
+
+
+def _of_the_world(
+    task: Task, split: Any, n: int, setting: Setting
+) -> tuple[dict[str, Tensor], list[str], tuple[str, ...]]:
+    seed, side = setting.seed, setting.resolution
+    if task == "pairs":
+        judged = [shapes.pair(seed, i, split=split) for i in range(n)]
+        both = [painted([getattr(p, at) for p in judged], side) for at in ("left", "right")]
+        labels = torch.tensor([int(each.true) for each in judged])
+        found = {"images": torch.stack(both, 1), "label": labels}
+        return found, [each.text for each in judged], ("false", "true")
+    drawn = [shapes.sample_scene(seed, i, split=split) for i in range(n)]
+    images = painted(drawn, side)[:, None]
+    if task == "entailment":
+        kinds: tuple[Any, ...] = get_args(shapes.Label)
+        asked = [
+            shapes.entailment(scene, kinds[i % len(kinds)], premise="picture")
+            for i, scene in enumerate(drawn)
+        ]
+        labels = torch.arange(n) % len(kinds)
+        return {"images": images, "label": labels}, [each.hypothesis for each in asked], kinds
+    questions = [shapes.questions(scene, 1)[0] for scene in drawn]
+    names = answers()
+    allowed = torch.tensor([[name in each.answers for name in names] for each in questions])
+    labels = torch.tensor([names.index(each.answers[each.answer]) for each in questions])
+    texts = [f"{each.story} {each.text}" for each in questions]
+    return {"images": images, "label": labels, "allowed": allowed}, texts, names
+
+
+def _of_a_set(
+    task: Task, split: str, n: int, setting: Setting
+) -> tuple[dict[str, Tensor], list[str], tuple[str, ...]]:
+    rows = load(task, "test" if split == "test" else "validation")
+    if split != "test":
+        pictures = (
+            rows["photograph"] if task == "snli-ve" else [i.rsplit("-", 1)[0] for i in rows["id"]]
+        )
+        names = sorted(set(pictures))
+        kept = set(np.random.default_rng(0).permutation(names)[: len(names) // 5].tolist())
+        wanted = split == "validation"
+        rows = rows.select([i for i, name in enumerate(pictures) if (name in kept) == wanted])
+    elif task == "snli-ve":
+        rows = rows.filter(lambda seen: seen != "train", input_columns="flickr8k_split")
+    order = np.random.default_rng(setting.seed).permutation(len(rows))[:n]
+    rows = rows.select(order)
+    images = shrunk(rows["image"], setting.resolution)[:, None]
+    found = {"images": images, "label": torch.tensor(rows["label"])}
+    return found, list(rows["text"]), tuple(rows.features["label"].names)
+
+
+def fine_tune(
+    run: Run, tuning: FineTuning, *, split: str = "test", progress: bool = True
+) -> tuple[nn.Module, float]:
+    """Train a run's model for a task, and score it.
+
+    Args:
+        run: pretrained; it stays as it is.
+        tuning: task and schedule.
+        split: that is scored: ``"validation"`` to choose by, ``"test"`` to report.
+        progress: show a bar.
+
+    Returns:
+        The trained module, and its accuracy on that split, in percent.
+    """
+    device = run.model.itm_head.weight.device
+    options = {"setting": run.setting, "tokenizer": run.tokenizer}
+    learnt, names = examples(tuning, "train", **options)
+    held, _ = examples(tuning, split, **options)
+
+    def make() -> nn.Module:
+        codis = copy.deepcopy(run.model)
+        if tuning.task == "questions":
+            return Questions(codis, names, run.tokenizer)
+        return Judge(codis, len(names), pictures=learnt["images"].shape[1])
+
+    task = seeded(make, run.setting.seed)
+    batches = shuffled(
+        {name: value.to(device) for name, value in learnt.items()},
+        batch_size=tuning.batch_size,
+        seed=run.setting.seed,
+    )
+    _fit(
+        task,
+        lambda task, batch: task.loss(_floats(batch)),
+        batches,
+        run,
+        tuning.epochs,
+        tuning.learning_rate,
+        progress,
+    )
+    said = _predicted(task.eval(), {name: value.to(device) for name, value in held.items()})
+    return task, 100 * accuracy(said, held["label"])
+
+
+def majority(setting: Setting, tuning: FineTuning, *, tokenizer: Any) -> float:
+    """Accuracy of the commonest training label, of questions among the answers that each offers."""
+    learnt, names = examples(tuning, "train", setting=setting, tokenizer=tokenizer)
+    held, _ = examples(tuning, "test", setting=setting, tokenizer=tokenizer)
+    counts = torch.bincount(learnt["label"], minlength=len(names)).expand(len(held["label"]), -1)
+    allowed = held.get("allowed", torch.ones_like(counts, dtype=torch.bool))
+    return 100 * accuracy(counts.masked_fill(~allowed, -1).argmax(1), held["label"])
+
+
+def _floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**batch, "images": batch["images"].float() / 127.5 - 1}
+
+
+@torch.no_grad()
+def _predicted(task: Any, held: Mapping[str, Tensor], at_a_time: int = 128) -> Tensor:
+    said = []
+    for rows in torch.arange(len(held["label"])).split(at_a_time):
+        batch = _floats({name: value[rows.to(value.device)] for name, value in held.items()})
+        options = {"allowed": batch["allowed"]} if "allowed" in batch else {}
+        said.append(task.predict(batch, **options).cpu())
+    return torch.cat(said)
