@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign._checks import checked, describe
-from modalign.models.codis import CLS_ID, Codis, rerank, with_cls
+from modalign.models.codis import Codis, rerank
+from modalign.models.codis_encoders import CLS_ID, with_cls
 from modalign.models.inputs import tokenize
 
 
@@ -88,7 +89,7 @@ class Judge(nn.Module):
     Raises:
         ValueError: for fewer classes or pictures, or a batch of another number of pictures.
 
-    >>> from modalign.models.codis import Config
+    >>> from modalign.models.codis_encoders import Config
     >>> judge = Judge(Codis(Config(20)), classes=2, pictures=2)
     >>> ids = torch.tensor([[2, 4, 5]])
     >>> batch = {"images": torch.rand(1, 2, 3, 64, 64), "input_ids": ids}
@@ -154,7 +155,7 @@ class Questions(nn.Module):
         ValueError: for a list that is empty or repeats (in other letters, say), an answer without a
             word, with one that the tokenizer does not know, or longer than the position table.
 
-    >>> from modalign.models.codis import SPECIAL_TOKENS, Config
+    >>> from modalign.models.codis_encoders import SPECIAL_TOKENS, Config
     >>> from modalign.models.inputs import build_tokenizer
     >>> tokenizer = build_tokenizer(["what colour", "red", "blue"], special_tokens=SPECIAL_TOKENS)
     >>> model = Questions(Codis(Config(8)), ["red", "blue"], tokenizer)

@@ -8,19 +8,15 @@ from torch import nn
 from torch.nn import functional
 
 from modalign.codebook import alignment_loss
-from modalign.models.codis import (
+from modalign.models.codis import Codis, grad_cam, hard_negatives, mask_tokens, rerank
+from modalign.models.codis_encoders import (
     CLS_ID,
     FIRST_WORD,
     MASK_ID,
-    Codis,
     Config,
     ImageTransformer,
     TextTransformer,
     base,
-    grad_cam,
-    hard_negatives,
-    mask_tokens,
-    rerank,
     tiny,
     transformers_towers,
     with_cls,

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from modalign.models.codis import CLS_ID, SPECIAL_TOKENS, Codis, rerank, tiny
+from modalign.models.codis import Codis, rerank
+from modalign.models.codis_encoders import CLS_ID, SPECIAL_TOKENS, tiny
 from modalign.models.codis_tasks import Judge, Questions, Retrieval
 from modalign.models.inputs import build_tokenizer, tokenize
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from modalign.data import load, shapes
 from modalign.data.shapes.scene import scene_generator
 from modalign.data.shapes.text import say
-from modalign.models.codis import SPECIAL_TOKENS, with_cls
+from modalign.models.codis_encoders import SPECIAL_TOKENS, with_cls
 from modalign.models.inputs import build_tokenizer, tokenize
 from modalign.studies.codis.setting import LENGTH, Dataset, Setting
 from modalign.studies.codis.words import words_of_tasks

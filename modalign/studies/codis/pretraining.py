@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from modalign.metrics import retrieval
-from modalign.models.codis import Codis, Config
+from modalign.models.codis import Codis
+from modalign.models.codis_encoders import Config
 from modalign.models.codis_tasks import Retrieval
 from modalign.studies.codis.pairs import Epochs, Pairs, data, ready
 from modalign.studies.codis.setting import LENGTH, Setting
@@ -65,6 +66,7 @@ def build(setting: Setting, tokenizer: Any, **changes: Any) -> Codis:
     sizes = {
         "image_size": setting.resolution,
         "max_length": LENGTH,
+        "temperature": setting.temperature,
         "ramp": setting.examples // setting.batch_size,
         "seed": setting.seed,
     }

@@ -72,7 +72,8 @@ class Setting:
         epochs: passes over them.
         batch_size: pairs a step.
         learning_rate: highest rate of AdamW (paper: 1e-4 for its large encoders).
-        temperature_rate: the same for the temperature, a number of some hundredths (paper: 1e-4).
+        temperature: where the learned one starts (ALBEF: 0.07).
+        temperature_rate: its highest rate, a number of some hundredths (paper: 1e-4).
         weight_decay: paper: 0.02.
         warm_up: share of the steps over which the rate rises from a tenth; then it falls to a tenth
             along a cosine, as in the paper.
@@ -88,6 +89,7 @@ class Setting:
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 4e-3
+    temperature: float = 0.07
     temperature_rate: float = 1e-4
     weight_decay: float = 0.02
     warm_up: float = 0.1

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from modalign._checks import require_choice
 from modalign.data import load, shapes
 from modalign.metrics import accuracy
-from modalign.models.codis import Codis, with_cls
+from modalign.models.codis import Codis
+from modalign.models.codis_encoders import with_cls
 from modalign.models.codis_tasks import Judge, Questions, Retrieval
 from modalign.models.inputs import tokenize
 from modalign.studies.codis.pairs import Epochs, painted, ready, shrunk
