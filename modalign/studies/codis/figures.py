@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from modalign import plots, records
@@ -146,16 +146,16 @@ def show(ax: Axes, picture: Tensor, title: str = "") -> None:
     """A picture (3, r, r), without axes."""
     ax.imshow(picture.permute(1, 2, 0).numpy())
     ax.set_axis_off()
-    ax.set_title(title, fontsize=8, wrap=True)
+    ax.set_title(title, fontsize=9)
 
 
 def pictures(run: Run, number: int = 3, split: str = "train") -> Figure:
     """The first pictures of a split over their first captions."""
     pairs = run.splits[split]
-    figure, axes = plt.subplots(1, number, figsize=(2.2 * number, 2.6))
+    figure, axes = plt.subplots(1, number, figsize=(1.8 * number, 2.4))
     for i, ax in enumerate(np.atleast_1d(axes)):
         place = int((pairs.owners == i).nonzero()[0])
-        show(ax, pairs.pixels[i], _folded(caption(run, split, place), 26))
+        show(ax, pairs.pixels[i], _folded(caption(run, split, place), 22))
     return figure
 
 
@@ -180,10 +180,10 @@ def looks(run: Run, number: int = 3, split: str = "test") -> Figure:
         names = named_objects(scene, words)
         if len(names) > 1:
             found.append((i, names[:2], words))
-    figure, axes = plt.subplots(number, 3, figsize=(6.4, 2.2 * number), squeeze=False)
+    figure, axes = plt.subplots(number, 3, figsize=(5.4, 2 * number), squeeze=False)
     for (i, names, words), line in zip(found[:number], axes, strict=True):
         masks = shapes.render_images([drawn[i]], run.setting.resolution).masks[0]
-        show(line[0], run.splits[split].pixels[i], _folded(caption(run, split, i), 24))
+        show(line[0], run.splits[split].pixels[i], _folded(caption(run, split, i), 22))
         cam = maps_of(run, [i], split)[0]
         for ax, (k, place) in zip(line[1:], names, strict=True):
             show(ax, run.splits[split].pixels[i], words[place])
@@ -255,10 +255,11 @@ def nearest(run: Run, number: int, each: int, split: str = "test") -> list[tuple
 
 def codebook(run: Run, number: int = 4, each: int = 5, split: str = "test") -> Figure:
     """Codewords by their nearest pictures, a line each, under the nearest caption."""
-    figure = plt.figure(figsize=(6.4, 1.75 * number))
+    figure = plt.figure(figsize=(5.4, 1.5 * number))
     lines = np.atleast_1d(figure.subfigures(number, 1))
     for (_, rows, text), line in zip(nearest(run, number, each, split), lines, strict=True):
-        _under(line, caption(run, split, text), 76)
+        said = _folded(caption(run, split, text), 60)
+        line.suptitle(said, fontsize=9, x=0.02, ha="left")
         for ax, i in zip(line.subplots(1, each), rows.tolist(), strict=True):
             show(ax, run.splits[split].pixels[i])
     return figure
@@ -266,15 +267,17 @@ def codebook(run: Run, number: int = 4, each: int = 5, split: str = "test") -> F
 
 def asked(run: Run) -> Figure:
     """One example of each task of a run's data set: pictures, text, and the right answer."""
-    found = {task: _example(run, task) for task in TASKS[run.setting.dataset]}
-    widths = [len(images) for images, _ in found.values()]
-    figure = plt.figure(figsize=(2.15 * sum(widths), 3))
-    parts = np.atleast_1d(figure.subfigures(1, len(found), width_ratios=widths))
-    for part, (task, (images, said)) in zip(parts, found.items(), strict=True):
-        _under(part, f"{task}: {said}", 29 * len(images))
-        axes = np.atleast_1d(part.subplots(1, len(images)))
-        for ax, picture in zip(axes, images, strict=True):
-            show(ax, picture)
+    kinds = TASKS[run.setting.dataset]
+    figure = plt.figure(figsize=(5.4, 1.5 * len(kinds)))
+    grid = figure.add_gridspec(len(kinds), 4)
+    for line, task in enumerate(kinds):
+        images, said = _example(run, task)
+        for column, picture in enumerate(images):
+            show(figure.add_subplot(grid[line, column]), picture)
+        ax = figure.add_subplot(grid[line, len(images) :])
+        ax.set_axis_off()
+        said = _folded(f"{task}: {said}", 48 - 14 * len(images))
+        ax.text(0, 0.5, said, fontsize=9, va="center")
     return figure
 
 
@@ -284,10 +287,6 @@ def _example(run: Run, task: Task) -> tuple[Tensor, str]:
     ids = found["input_ids"][0][found["attention_mask"][0].bool()].tolist()
     said = " ".join(run.tokenizer.id_to_token(token) for token in ids[1:])
     return found["images"][0], f"{said} → {names[int(found['label'][0])]}"
-
-
-def _under(figure: SubFigure, text: str, width: int) -> None:
-    figure.suptitle(_folded(text, width), fontsize=8, x=0.02, ha="left")
 
 
 def table_of(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
