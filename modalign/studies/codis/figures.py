@@ -256,7 +256,7 @@ def nearest(run: Run, number: int, each: int, split: str = "test") -> list[tuple
 def codebook(run: Run, number: int = 4, each: int = 5, split: str = "test") -> Figure:
     """Codewords by their nearest pictures, a line each, under the nearest caption."""
     figure = plt.figure(figsize=(5.4, 1.5 * number))
-    lines = np.atleast_1d(figure.subfigures(number, 1))
+    lines = figure.subfigures(number, 1, squeeze=False)[:, 0]
     for (_, rows, text), line in zip(nearest(run, number, each, split), lines, strict=True):
         said = _folded(caption(run, split, text), 60)
         line.suptitle(said, fontsize=9, x=0.02, ha="left")
