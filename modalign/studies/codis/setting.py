@@ -30,7 +30,7 @@ from modalign._checks import require_choice
 Dataset = Literal["shapes", "flickr8k"]
 Task = Literal["questions", "pairs", "entailment", "nlvr", "snli-ve"]
 LENGTH = 64
-"""Most tokens of a text; captions are cut at half of it."""
+"""Most tokens of a text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Setting:
         weight_decay: paper: 0.02.
         warm_up: share of the steps over which the rate rises from a tenth; then it falls to a tenth
             along a cosine, as in the paper.
+        caption_length: most tokens of a caption.
         resolution: side of the pictures in pixels.
         k: candidates that the matching head orders.
         tuning: how a model is trained further for a task; each task takes its place there.
@@ -93,6 +94,7 @@ class Setting:
     temperature_rate: float = 1e-4
     weight_decay: float = 0.02
     warm_up: float = 0.1
+    caption_length: int = 32
     resolution: int = 64
     k: int = 16
     tuning: FineTuning = FineTuning()
