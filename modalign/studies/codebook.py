@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -24,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign import records
 from modalign._checks import require_choice, require_positive
 from modalign.codebook import Codebook, MomentumTeacher
 from modalign.metrics import Interval, difference, retrieval, seed_interval
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
 from modalign.transport import ipot, transport_cost
 
@@ -310,11 +310,9 @@ def usage(towers: Towers, pairs: Mapping[str, Tensor]) -> Tensor:
     return torch.bincount(nearest, minlength=len(towers.codebook.prototypes)) / len(nearest)
 
 
-def _measure(task: tuple[str, Setting]) -> dict[str, Any]:
-    row, setting = task
-    started = time.perf_counter()
-    scores = evaluate(train(setting))
-    return {"row": row, "seed": setting.seed, **scores, "seconds": time.perf_counter() - started}
+def _measured(task: Task) -> pd.DataFrame:
+    scores = evaluate(train(task.setting))
+    return pd.DataFrame([{"row": task.row, "seed": task.setting.seed, **scores}])
 
 
 def record(
@@ -336,19 +334,17 @@ def record(
         rows: switches by name.
         **options: of :class:`Setting`, for every row.
     """
-    started = time.perf_counter()
-    tasks = [
-        (row, Setting(**{**options, "seed": seed, **switches}))
-        for seed, (row, switches) in itertools.product(range(seeds), rows.items())
-    ]
-    found = records.each(_measure, tasks, jobs=jobs, title="codebook")
     usual = dataclasses.asdict(Setting(**options))
     del usual["seed"]
-    records.save(
-        pd.DataFrame(found),
+    _sweep.record(
+        _measured,
+        [
+            (row, Setting(**{**options, "seed": seed, **switches}))
+            for seed, (row, switches) in itertools.product(range(seeds), rows.items())
+        ],
         f"codebook/{name}",
         parameters={"seeds": seeds, "rows": dict(rows), "setting": usual},
-        seconds=time.perf_counter() - started,
+        jobs=jobs,
         folder=folder,
     )
 

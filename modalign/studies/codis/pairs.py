@@ -14,7 +14,7 @@ from modalign.data.shapes.scene import scene_generator
 from modalign.data.shapes.text import say
 from modalign.models.codis_encoders import SPECIAL_TOKENS, with_cls
 from modalign.models.inputs import build_tokenizer, tokenize
-from modalign.studies.codis.setting import LENGTH, Dataset, Setting
+from modalign.studies.codis.setting import Dataset, Setting
 from modalign.studies.codis.words import words_of_tasks
 
 
@@ -102,12 +102,19 @@ def scenes(seed: int, split: str, length: int) -> list[shapes.Scene]:
 def data(setting: Setting) -> tuple[dict[str, Pairs], Any]:
     """The splits of a setting, and their tokenizer, which knows the words of the tasks too."""
     seed = setting.seed if setting.dataset == "shapes" else 0  # photographs are those they are
-    return _data(setting.dataset, setting.examples, setting.candidates, setting.resolution, seed)
+    return _data(
+        setting.dataset,
+        setting.examples,
+        setting.candidates,
+        setting.caption_length,
+        setting.resolution,
+        seed,
+    )
 
 
 @functools.lru_cache(maxsize=2)
 def _data(
-    dataset: Dataset, examples: int, candidates: int, side: int, seed: int
+    dataset: Dataset, examples: int, candidates: int, length: int, side: int, seed: int
 ) -> tuple[dict[str, Pairs], Any]:
     pixels, texts = {}, {}
     if dataset == "shapes":
@@ -131,7 +138,7 @@ def _data(
     splits = {}
     for split, each in texts.items():
         flat = with_cls([text for several in each for text in several])
-        tokens = tokenize(tokenizer, flat, max_length=LENGTH // 2)
+        tokens = tokenize(tokenizer, flat, max_length=length)
         owners = [i for i, several in enumerate(each) for _ in several]
         splits[split] = Pairs(pixels[split], **tokens, owners=torch.tensor(owners))
     return splits, tokenizer
