@@ -8,6 +8,7 @@ import torch
 from modalign.models.caption_inputs import Vocabulary, require_captions
 from modalign.models.captioner import Captioner, caption_loss, doubly_stochastic
 from modalign.models.encoders import ImageEncoder
+from tests._literal import affine, dot, lstm_step, sigmoid, softmax
 
 V, D, A, E, H = 9, 6, 4, 3, 5
 # the names and shapes of the public code's DecoderWithAttention
@@ -54,25 +55,6 @@ def released(**marks):
     return Captioner.from_released(state(), **marks)
 
 
-def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
-
-
-def softmax(xs):
-    total = sum(math.exp(x) for x in xs)
-    return [math.exp(x) / total for x in xs]
-
-
-def dot(xs, ys):
-    return sum(x * y for x, y in zip(xs, ys, strict=True))
-
-
-def affine(weights, name, x):
-    """W x + b in plain numbers."""
-    rows, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    return [dot(row, x) + bias[i] for i, row in enumerate(rows)]
-
-
 class Literal:
     """The equations of Show, attend and tell for one picture, in Python's numbers."""
 
@@ -100,16 +82,8 @@ class Literal:
             *self.w["embedding.weight"][token],
             *(g * z for g, z in zip(gate, context, strict=True)),
         ]
-        gates = [
-            dot(self.w["decode_step.weight_ih"][row], x)
-            + self.w["decode_step.bias_ih"][row]
-            + dot(self.w["decode_step.weight_hh"][row], h)
-            + self.w["decode_step.bias_hh"][row]
-            for row in range(4 * H)
-        ]
-        i, f, g, o = (gates[part * H : (part + 1) * H] for part in range(4))
-        c = [sigmoid(f[j]) * c[j] + sigmoid(i[j]) * math.tanh(g[j]) for j in range(H)]
-        h = [sigmoid(o[j]) * math.tanh(c[j]) for j in range(H)]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        h, c = lstm_step(*(self.w[f"decode_step.{name}"] for name in names), x, h, c)
         return affine(self.w, "fc", h), weights, h, c
 
     def teacher_forced(self, tokens):
