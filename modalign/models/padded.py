@@ -28,6 +28,7 @@ def require_padded(
     *,
     width: int | None = None,
     tokens: int | None = None,
+    leaks: bool = False,
 ) -> Padded:
     """Refuse what is no padded batch of tokens, or of vectors; the mask comes back as bool.
 
@@ -37,6 +38,7 @@ def require_padded(
         dimensions: of the mask.
         width: D of vectors.
         tokens: of a vocabulary, where values are tokens.
+        leaks: whether padded vectors are looked at too, and have to be finite.
 
     Raises:
         TypeError: for what is no pair of tensors, or of another dtype.
@@ -80,7 +82,7 @@ def require_padded(
                 f"{name}: expected tokens 0 to {tokens - 1}, got {int(values.min())} to "
                 f"{int(values.max())}"
             )
-    elif not values[mask].isfinite().all():
+    elif not (values if leaks else values[mask]).isfinite().all():
         raise ValueError(f"{name}: expected finite features, got NaN or infinity")
     return Padded(values, mask)
 

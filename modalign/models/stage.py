@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn import functional
 
 from modalign._checks import require_choice, require_positive
 from modalign.models.padded import Padded, require_padded
@@ -25,6 +24,7 @@ from modalign.models.stage_parts import (
     guided_attention,
     hull_iou,
     lowest,
+    unit,
 )
 from modalign.models.tvqa_abc import ANSWERS, masked_max, require_answers
 
@@ -53,7 +53,8 @@ class STAGE(nn.Module):
         margin: frames by which a span is widened for it, on both sides.
         scale: of cosines before the softmax.
         zero_padding: whether padding is zeros to convolutions. As in the public code it is not by
-            default: then answers depend a little on how far a batch is padded.
+            default: then features of padding, zeros there, leak into the places beside them, and
+            answers depend a little on how far a batch is padded.
         positions: words or regions at most in a row.
 
     Raises:
@@ -107,6 +108,7 @@ class STAGE(nn.Module):
         self.streams = [name for name in STREAMS if name in streams]
         self.text_dim, self.video_dim, self.local = text_dim, video_dim, local
         self.margin, self.scale, self.dropout = margin, scale, dropout
+        self.zero_padding = zero_padding
 
         def reduced(inner: int, outer: int) -> list[nn.Module]:
             return [nn.LayerNorm(inner), nn.Dropout(dropout), nn.Linear(inner, outer), nn.ReLU()]
@@ -285,14 +287,15 @@ class STAGE(nn.Module):
             raise ValueError(
                 f"contexts: expected {', '.join(self.streams)}, got {', '.join(contexts) or 'none'}"
             )
-        answers = require_padded(answers, "answers", 3, width=self.text_dim)
+        leaks = not self.zero_padding
+        answers = require_padded(answers, "answers", 3, width=self.text_dim, leaks=leaks)
         b = len(answers.values)
         require_answers(answers.values, b)
         seen: dict[str, Padded] = {}
         shape = None
         for name in self.streams:
             width = self.video_dim if name == "video" else self.text_dim
-            given = require_padded(contexts[name], name, 3, width=width)
+            given = require_padded(contexts[name], name, 3, width=width, leaks=leaks)
             shape = shape or (b, given.mask.shape[1])
             if given.mask.shape[:2] != shape:
                 raise ValueError(
@@ -310,11 +313,10 @@ class STAGE(nn.Module):
     def _embedded(self, given: Padded, name: str) -> Padded:
         """States (..., L, D) of features (..., L, width)."""
         values, mask = given
-        values = values.where(mask[..., None], 0)
-        if name == "video":
-            first = self.vid_fc(functional.normalize(values, dim=-1))
-        else:
-            first = self.bert_word_encoding_fc(values)
+        if self.zero_padding:
+            values = values.where(mask[..., None], 0)
+        video = name == "video"
+        first = self.vid_fc(unit(values)) if video else self.bert_word_encoding_fc(values)
         rows = self.input_embedding(first).flatten(0, 1)
         states = self.input_encoder(rows, mask.flatten(0, 1))
         return Padded(states.unflatten(0, mask.shape[:2]), mask)

@@ -21,6 +21,11 @@ def lowest(dtype: torch.dtype) -> float:
     return max(LOWEST, torch.finfo(dtype).min)
 
 
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length one; zeros stay zeros, in half precision too."""
+    return functional.normalize(x, dim=-1, eps=max(1e-12, torch.finfo(x.dtype).tiny))
+
+
 def position_table(rows: int, width: int) -> Float[Tensor, "rows width"]:
     """Sinusoidal positions: sin(t / 10000^(j / width)) at even places j, and the cosine beside it.
 
@@ -164,8 +169,8 @@ def guided_attention(
     True
     """
     drop = dropout > 0
-    words = functional.dropout(functional.normalize(qa, dim=-1), dropout, drop)
-    regions = functional.dropout(functional.normalize(context, dim=-1), dropout, drop)
+    words = functional.dropout(unit(qa), dropout, drop)
+    regions = functional.dropout(unit(context), dropout, drop)
     real = qa_mask[..., None] & context_mask[..., None, :]
     cosines = (words @ regions.mT).masked_fill(~real, lowest(qa.dtype))
     scores = (scale * cosines).masked_fill(~real, lowest(qa.dtype))
