@@ -1,15 +1,25 @@
 """Captions as tokens, and pictures as the features that captioners look at."""
 
 import collections
+import importlib.util
+import itertools
+import os
+import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from modalign._checks import checked, describe
 from modalign.metrics.captions import caption_tokens
+
+if TYPE_CHECKING:
+    from modalign.data.features import FeatureFile
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 MARKS = (PAD, START, END, UNKNOWN)
@@ -148,3 +158,124 @@ def require_captions(
                 f"{int(found[row])} there"
             )
     return lengths
+
+
+class _Grid(nn.Module):
+    """The last map of a convolutional network of `transformers`, averaged to side^2 places."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p d"]:
+        maps = self.network(pixel_values=pixel_values).last_hidden_state
+        if maps.dim() != 4:
+            raise ValueError(
+                f"model: expected a convolutional network, whose states are (b, d, h, w), got "
+                f"{describe(maps)}"
+            )
+        return functional.adaptive_avg_pool2d(maps, self.side).flatten(2).mT
+
+
+def resnet_features(
+    dataset: Any,
+    path: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] = "microsoft/resnet-101",
+    revision: str | None = None,
+    column: str = "image",
+    key: str = "id",
+    side: int = 14,
+    size: int = 256,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    local_files_only: bool = True,
+) -> "FeatureFile":
+    """Compute once what a residual network sees in pictures, and keep it in a file.
+
+    As in the public captioner, pictures are resized to a square, whatever their sides, and the last
+    map of the network is averaged to ``side`` x ``side`` places; ResNet-101 gives 14 x 14 of width
+    2048 (about 1.6 MB a picture in float32). Needs `transformers`.
+
+    Args:
+        dataset: rows with the two columns.
+        path: the new ``.safetensors`` file; a matrix (side^2, D) a picture.
+        model: a folder, or a name on the hub, with weights in safetensors.
+        revision: branch, tag or commit on the hub.
+        column: of pictures.
+        key: of texts that name the matrices, no two equal. Pictures of equal keys that follow one
+            another (rows of one photograph's captions) are computed once.
+        side: of the grid.
+        size: of the resized picture.
+        batch_size: pictures at a time.
+        device: where the network runs; a GPU if there is one.
+        local_files_only: ``False`` downloads the model.
+
+    Raises:
+        FileExistsError: where ``path`` exists; ``FeatureFile(path)`` reads it.
+        ImportError: where `transformers` is not installed.
+        OSError: where the model is not there.
+        ValueError: for no row, a column that is missing, keys that come again later, a file of
+            another kind, or a model that is not convolutional.
+
+    >>> resnet_features([], "features.npz")
+    Traceback (most recent call last):
+    ...
+    ValueError: path: expected a .safetensors file, got features.npz
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: expected a .safetensors file, got {path}")
+    if path.exists():
+        raise FileExistsError(f"path: {path} exists; FeatureFile(path) reads it")
+    if not len(dataset):
+        raise ValueError("dataset: expected a row at least, got none")
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError("resnet_features: needs transformers: pip install 'modalign[pretrained]'")
+    from modalign.data.features import FeatureFile, written_whole
+    from modalign.models import pretrained
+
+    source = pretrained._identity(model, revision, local_files_only)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    grid = _Grid(pretrained._model(source), side).to(place)
+    mean, std = (torch.tensor(each)[:, None, None] for each in _normalization(source))
+
+    def pixels(picture: Any) -> Tensor:
+        square = np.asarray(picture.convert("RGB").resize((size, size)), np.float32) / 255
+        return (torch.from_numpy(square).permute(2, 0, 1) - mean) / std
+
+    @torch.inference_mode()
+    def rows() -> Iterator[tuple[str, np.ndarray]]:
+        pictures = _pictures(dataset, column, key)
+        while batch := list(itertools.islice(pictures, batch_size)):
+            keys, cells = zip(*batch, strict=True)
+            seen = grid(torch.stack([pixels(each) for each in cells]).to(place))
+            yield from zip(keys, seen.cpu().numpy(), strict=True)
+
+    with written_whole(path) as whole:
+        pretrained.write_matrices(whole, rows())
+    return FeatureFile(path)
+
+
+def _normalization(source: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pictures that a model was trained on."""
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(
+        source.place, **source.options, backend="pil", trust_remote_code=False
+    )
+    return processor.image_mean, processor.image_std
+
+
+def _pictures(dataset: Any, column: str, key: str) -> Iterator[tuple[str, Any]]:
+    """Pictures by key; equal keys that follow one another are one picture."""
+    before = None
+    for i, row in enumerate(dataset):
+        for name in (column, key):
+            if name not in row:
+                raise ValueError(f"{name}: expected among {', '.join(row)}, row {i} has none")
+        if not isinstance(row[key], str):
+            raise ValueError(f"{key}: expected texts, row {i} has {describe(row[key])}")
+        if row[key] != before:
+            yield row[key], row[column]
+        before = row[key]
