@@ -268,7 +268,10 @@ class STAGE(nn.Module):
         span_logits = torch.cat([head(pooled) for head in heads], -1)
         span_logits = span_logits.where(there[:, None, :, None], lowest(pooled.dtype))
         spans, chances = best_spans(span_logits)
-        question, proposed = _proposals(spans, chances, truth, there.shape[1])
+        if truth is not None:
+            truth = require_truth(truth, *there.shape)
+        # without local pooling a question has one proposal, as no span is looked at
+        question, proposed = _proposals(spans, chances, truth if self.local else None)
         logits = self._answer(pooled[question], whole[question], proposed)
         embeddings = {"qa": Padded(qa.values.flatten(1, 2), qa.mask.flatten(1))}
         embeddings |= {
@@ -352,15 +355,12 @@ def _streams_of(state: Released, hidden: int) -> list[str]:
     return ["subtitles", *video, *(["captions"] if parts > 3 or not video else [])]
 
 
-def _proposals(
-    spans: Tensor, chances: Tensor, truth: Truth | None, f: int
-) -> tuple[Tensor, Tensor]:
+def _proposals(spans: Tensor, chances: Tensor, truth: Truth | None) -> tuple[Tensor, Tensor]:
     """Whose each proposal is, (N,), and its span for each answer, (N, 5, 2)."""
-    b = len(spans)
-    everyone = torch.arange(b, device=spans.device)
+    everyone = torch.arange(len(spans), device=spans.device)
     if truth is None:
         return everyone, spans
-    target, start, end = require_truth(truth, b, f)
+    target, start, end = truth
     true = torch.stack([start, end], -1)
     guessed, chance = spans[everyone, target], chances[everyone, target]
     kept = (chance >= LIKELY) & (hull_iou(guessed, true) >= OVERLAP)

@@ -184,6 +184,8 @@ def best_spans(
 ) -> tuple[Int[Tensor, "*b 2"], Float[Tensor, "*b"]]:
     """The likeliest span of frames: start <= end with the largest product of their chances. O(F).
 
+    Of spans that are equally likely it is the one that starts last, and of these the longest.
+
     Returns:
         First and last frame, and the product.
 
@@ -193,7 +195,8 @@ def best_spans(
     """
     start, end = span_logits.softmax(-2).unbind(-1)
     begun, since = start.cummax(-1)  # the best start up to each frame
-    chance, last = (begun * end).max(-1)
+    chance, back = (begun * end).flip(-1).max(-1)  # of equals the last, as in the public code
+    last = end.shape[-1] - 1 - back
     first = since.gather(-1, last[..., None])[..., 0]
     return torch.stack([first, last], -1), chance
 
