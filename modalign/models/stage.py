@@ -266,7 +266,7 @@ class STAGE(nn.Module):
         pooled = (pooled + self.cls_projection_layers[0](pooled)) * whole
         heads = self.temporal_scoring_st_layers[0], self.temporal_scoring_ed_layers[0]
         span_logits = torch.cat([head(pooled) for head in heads], -1)
-        span_logits = span_logits.where(there[:, None, :, None], lowest(pooled.dtype))
+        span_logits = span_logits.where(there[:, None, :, None], lowest(span_logits.dtype))
         spans, chances = best_spans(span_logits)
         if truth is not None:
             truth = require_truth(truth, *there.shape)

@@ -172,8 +172,10 @@ def guided_attention(
     words = functional.dropout(unit(qa), dropout, drop)
     regions = functional.dropout(unit(context), dropout, drop)
     real = qa_mask[..., None] & context_mask[..., None, :]
-    cosines = (words @ regions.mT).masked_fill(~real, lowest(qa.dtype))
-    scores = (scale * cosines).masked_fill(~real, lowest(qa.dtype))
+    cosines = words @ regions.mT
+    least = lowest(cosines.dtype)
+    cosines = cosines.masked_fill(~real, least)
+    scores = (scale * cosines).masked_fill(~real, least)
     weights = scores.softmax(-1) * real
     return weights @ context, cosines, weights
 

@@ -106,8 +106,8 @@ def match(
     [[[1.0, 0.0], [0.0, 0.0]]]
     """
     real = context_mask[..., None] & query_mask[..., None, :]
-    scores = (context @ query.mT).masked_fill(~real, torch.finfo(context.dtype).min)
-    weights = scores.softmax(-1) * real
+    scores = context @ query.mT
+    weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(-1) * real
     return weights @ query, weights
 
 

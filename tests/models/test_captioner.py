@@ -280,6 +280,19 @@ def test_a_step_of_training_lowers_the_loss():
     assert losses[-1] < losses[0]
 
 
+def test_mixed_precision_trains_and_searches():
+    single = {name: value.float() for name, value in state().items()}
+    model = Captioner.from_released(single, start=START, end=END)
+    features = draw(3, 7, D).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = caption_loss(*model(features, CAPTIONS, LENGTHS), CAPTIONS, LENGTHS)["loss"]
+        assert model.beam_search(features, max_length=4).scores.isfinite().all()
+    loss.backward()
+    right = caption_loss(*model(features, CAPTIONS, LENGTHS), CAPTIONS, LENGTHS)["loss"]
+    assert loss.item() == pytest.approx(right.item(), rel=0.1)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_gradients_are_right():
     model = released()
     features = draw(3, 4, D, seed=97).requires_grad_()

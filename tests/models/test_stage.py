@@ -576,6 +576,17 @@ def test_half_precision_has_no_nan():
     assert not found.attention["video"].isnan().any()
 
 
+def test_mixed_precision_trains():
+    model = STAGE.from_released({name: value.float() for name, value in state().items()})
+    given = {name: Padded(x.values.float(), x.mask) for name, x in batch().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.losses(model(**given, frames=FRAMES, truth=TRUTH), TRUTH)
+    losses["loss"].backward()
+    right = model.losses(model(**given, frames=FRAMES, truth=TRUTH), TRUTH)
+    assert losses["loss"].item() == pytest.approx(right["loss"].item(), rel=0.1)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_captions_are_a_third_stream():
     sizes = {"text_dim": TEXT, "video_dim": VIDEO, "bridge": BRIDGE, "hidden": D}
     torch.manual_seed(0)

@@ -261,6 +261,18 @@ def test_a_batch_that_is_all_padding_trains():
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_mixed_precision_trains():
+    model = TVQA.from_released({name: value.float() for name, value in state().items()})
+    given = batch(*PUBLIC)
+    given["video"] = Padded(given["video"].values.float(), given["video"].mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(model(**given).logits, torch.tensor([0, 1]))
+    loss.backward()
+    right = model.loss(model(**given).logits, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(right.item(), rel=0.1)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_captions_are_a_stream_of_their_own():
     model = TVQA(V, streams=["captions", "video"], video_dim=D, embedding=E, hidden=H, matched=M)
     assert model.streams == ["video", "captions"]
