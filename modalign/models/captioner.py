@@ -58,7 +58,7 @@ class TeacherForced(NamedTuple):
 class Captioner(nn.Module):
     """The decoder of Show, attend and tell, and the encoder of pictures before it.
 
-    Paper sizes (READINGS 1): ``Captioner(V, encoder_dim=2048)`` on features of ResNet-101, which
+    At paper size it is ``Captioner(V, encoder_dim=2048)``, on features of ResNet-101, which
     :func:`modalign.models.caption_inputs.resnet_features` computes once and keeps in a file.
 
     Args:
@@ -67,7 +67,7 @@ class Captioner(nn.Module):
         encoder: of pictures; a small convolutional one by default. Its states are the places.
         attention_dim: width in which places and states are compared.
         embed_dim: E, width of a word's embedding.
-        decoder_dim: H.
+        decoder_dim: H, size of the LSTM's state.
         dropout: before the logits.
         start, end: the tokens ``<start>`` and ``<end>``. Where given, captions are held against
             them; :meth:`beam_search` needs them.
@@ -232,7 +232,7 @@ class Captioner(nn.Module):
     ) -> dict[str, Padded]:
         """What the cross-attention compares, before it does: ``image`` and ``text``, with masks.
 
-        These are the two sides that CKA aligns (paper 8.1): the encoder's output (B, P, D), and
+        These are the two sides that CKA aligns (Yun et al. 2022, 8.1): the encoder's output (B, P, D), and
         the embedded words (B, T, E), marks included. Features from a file do not train: then CKA
         moves the words alone.
 

@@ -38,14 +38,14 @@ class STAGE(nn.Module):
 
     A frame without anything real is left out of all maxima, and a question without such a frame
     pools zeros. Of three streams a, b and c the fused vector is made of [a, b, c, ab, ac, bc], as
-    [a, b, ab] is of two (the paper adds captions and does not say how).
+    [a, b, ab] is of two (Yun et al. 2022 add captions and do not say how).
 
     Args:
         streams: of ``subtitles``, ``video`` and ``captions``, which are texts as subtitles are.
         text_dim: width of a word's features (BERT: 768).
         video_dim: of a region's features (reduced by PCA: 300), which are scaled to length one.
         bridge: width of both after their first layer.
-        hidden: D.
+        hidden: D, width of states.
         kernels: of the convolutions over words and regions, and before the answer; odd.
         blocks, convolutions: of both encoders.
         dropout: everywhere.

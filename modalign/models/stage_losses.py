@@ -38,7 +38,8 @@ class STAGEOutput(NamedTuple):
         attention: of each stream, (B, 5, F, L, R), softmax(10 S), zeros where masked.
         cosines: of each stream, S, (B, 5, F, L, R), -1e10 where masked.
         embeddings: what is compared, before it is, with masks: ``qa``, (B, 5 L, D), and each
-            stream by its name, (B, F R, D). CKA aligns these (paper 8.3 and fig. 8).
+            stream by its name, (B, F R, D). CKA aligns these
+            (Yun et al. 2022, 8.3 and fig. 8).
     """
 
     logits: Float[Tensor, "n 5"]

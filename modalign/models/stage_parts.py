@@ -97,7 +97,7 @@ class ConvolutionalEncoder(nn.Module):
     """Blocks over sequences (N, L, D) with a mask (N, L).
 
     Args:
-        width: D.
+        width: D, of states.
         kernel: places that a convolution sees, odd.
         blocks: one after another.
         convolutions: of a block.

@@ -44,7 +44,7 @@ class TVQAOutput(NamedTuple):
         attention: of each stream, see :class:`Matches`.
         embeddings: what is compared, before it is, with masks: ``qa``, all words of question and
             answers, (B, L + 5 L', d), and each stream by its name, (B, T, d). CKA aligns these
-            (paper 8.3 and fig. 7).
+            (Yun et al. 2022, 8.3 and fig. 7).
     """
 
     logits: Float[Tensor, "b 5"]
@@ -120,9 +120,9 @@ class TVQA(nn.Module):
     Args:
         vocabulary: number of tokens.
         streams: of ``video``, ``subtitles``, ``concepts`` (of detected objects) and ``captions``.
-            The paper's three are the first ones; captions are texts as subtitles are.
+            The public code has the first three; captions are texts as subtitles are.
         video_dim: width of a step's features.
-        embedding: E.
+        embedding: E, width of a word.
         hidden: of the first LSTM, a direction.
         matched: of the second, one a stream.
         layers: of a stream's scorer.
