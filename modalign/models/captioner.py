@@ -19,7 +19,7 @@ from modalign._checks import checked, describe, require_finite, require_positive
 from modalign.models.beams import Captions, Search
 from modalign.models.caption_inputs import require_captions
 from modalign.models.encoders import Encoder, ImageEncoder, states
-from modalign.models.padded import Padded
+from modalign.models.padded import Padded, require_dtype
 from modalign.models.released import Released, Source
 
 
@@ -232,9 +232,9 @@ class Captioner(nn.Module):
     ) -> dict[str, Padded]:
         """What the cross-attention compares, before it does: ``image`` and ``text``, with masks.
 
-        These are the two sides that CKA aligns (Yun et al. 2022, 8.1): the encoder's output (B, P, D), and
-        the embedded words (B, T, E), marks included. Features from a file do not train: then CKA
-        moves the words alone.
+        These are the two sides that CKA aligns (Yun et al. 2022, 8.1): the encoder's output
+        (B, P, D), and the embedded words (B, T, E), marks included. Features from a file do not
+        train: then CKA moves the words alone.
 
         Raises:
             ValueError: as :meth:`teacher_forced`.
@@ -329,6 +329,7 @@ class Captioner(nn.Module):
                 f"features: expected width {self.encoder_dim}, which the model was made for, got "
                 f"{describe(features)}"
             )
+        require_dtype(features, self.fc.weight, "features")
         require_finite(features, "features")
         return features.flatten(1, -2)
 

@@ -87,6 +87,12 @@ def require_padded(
     return Padded(values, mask)
 
 
+def require_dtype(x: Tensor, weight: Tensor, name: str) -> None:
+    """Refuse numbers of another precision than a model's weights, unless autocast converts them."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"{name}: expected {weight.dtype}, as the weights are, got {describe(x)}")
+
+
 def lengths_of(mask: Bool[Tensor, "b t"], name: str) -> Tensor:
     """The number of real places of each row, which come first.
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from modalign._checks import require_choice, require_positive
-from modalign.models.padded import Padded, require_padded
+from modalign.models.padded import Padded, require_dtype, require_padded
 from modalign.models.released import Released, Source
 from modalign.models.stage_losses import STAGEOutput, Truth, require_truth, stage_losses
 from modalign.models.stage_parts import (
@@ -316,6 +316,7 @@ class STAGE(nn.Module):
     def _embedded(self, given: Padded, name: str) -> Padded:
         """States (..., L, D) of features (..., L, width)."""
         values, mask = given
+        require_dtype(values, next(self.parameters()), name)
         if self.zero_padding:
             values = values.where(mask[..., None], 0)
         video = name == "video"

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from modalign._checks import checked, describe, require_choice, require_positive
-from modalign.models.padded import Padded, lengths_of, require_padded
+from modalign.models.padded import Padded, lengths_of, require_dtype, require_padded
 from modalign.models.released import Released, Source
 
 ANSWERS = 5
@@ -280,6 +280,7 @@ class TVQA(nn.Module):
     def _context(self, given: Padded, name: str, b: int) -> Padded:
         if name == "video":
             given = require_padded(given, name, 2, width=self.video_dim)
+            require_dtype(given.values, self.embedding.weight, name)
             lengths_of(given.mask, name)
             values = self.video_fc(given.values.where(given.mask[..., None], 0))
             seen = Padded(self.lstm_raw(values, given.mask), given.mask)

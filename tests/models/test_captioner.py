@@ -335,6 +335,10 @@ REFUSED = {
         {"features": draw(3, 7, D + 1)},
         r"features: expected width 6, which the model was made for, got float64 \(3, 7, 7\)",
     ),
+    "another precision": (
+        {"features": draw(3, 7, D).float()},
+        "features: expected torch.float64, as the weights are, got float32",
+    ),
     "NaN": ({"features": draw(3, 7, D) * math.nan}, "features: expected finite"),
     "no place": ({"features": draw(3, 0, D)}, "features: expected"),
     "one vector a picture": ({"features": draw(3, D)}, "features: expected"),

@@ -645,6 +645,10 @@ REFUSED = {
         {"video": Padded(VIDEO_IN.values[:, :3], VIDEO_IN.mask)},
         "video: expected a mask of 3 dimensions and values that it fits",
     ),
+    "another precision": (
+        {"video": Padded(VIDEO_IN.values.float(), VIDEO_IN.mask)},
+        "video: expected torch.float64, as the weights are, got float32",
+    ),
     "NaN in a region": (
         {"video": Padded(VIDEO_IN.values * math.nan, VIDEO_IN.mask)},
         "video: expected finite features, got NaN",

@@ -312,6 +312,10 @@ REFUSED = {
         change(video=Padded(VIDEO.values[:, :4], VIDEO.mask)),
         r"video: expected a mask .*got values float64 \(2, 4, 6\) and mask bool \(2, 6\)",
     ),
+    "another precision": (
+        change(video=Padded(VIDEO.values.float(), VIDEO.mask)),
+        "video: expected torch.float64, as the weights are, got float32",
+    ),
     "NaN in a frame": (
         change(video=Padded(VIDEO.values * math.nan, VIDEO.mask)),
         "video: expected finite features, got NaN",
