@@ -31,17 +31,13 @@ def layer_norm(weights, name, x):
     mean = sum(x) / len(x)
     variance = sum((z - mean) ** 2 for z in x) / len(x)
     scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    return [
-        (z - mean) / math.sqrt(variance + 1e-5) * scale[i] + shift[i] for i, z in enumerate(x)
-    ]
+    return [(z - mean) / math.sqrt(variance + 1e-5) * scale[i] + shift[i] for i, z in enumerate(x)]
 
 
 def lstm_step(w_ih, w_hh, b_ih, b_hh, x, h, c):
     """One step, gates in PyTorch's order: input, forget, cell, output."""
     n = len(h)
-    gates = [
-        dot(w_ih[row], x) + b_ih[row] + dot(w_hh[row], h) + b_hh[row] for row in range(4 * n)
-    ]
+    gates = [dot(w_ih[row], x) + b_ih[row] + dot(w_hh[row], h) + b_hh[row] for row in range(4 * n)]
     i, f, g, o = (gates[part * n : (part + 1) * n] for part in range(4))
     c = [sigmoid(f[j]) * c[j] + sigmoid(i[j]) * math.tanh(g[j]) for j in range(n)]
     return [sigmoid(o[j]) * math.tanh(c[j]) for j in range(n)], c
