@@ -270,7 +270,7 @@ class Interpolated(nn.Module):
 def transformers_towers(
     config: Config, *, image: str | None = None, text: str | None = None
 ) -> tuple[Encoder, Encoder]:
-    """A ViT and the first layers of a BERT, for :class:`modalign.models.codis.Codis` of the :func:`base` size.
+    """A ViT and the first layers of a BERT, for ``Codis`` of the :func:`base` size.
 
     Args:
         config: sizes; ``base()`` gives those of the paper.
