@@ -550,6 +550,12 @@ def test_what_are_no_losses_of_samples_is_refused(name, change, message):
             sample_cosines(**losses, features=features)
 
 
+def test_samples_that_reach_no_parameter_are_refused():
+    a, b, features = sample_losses(network())
+    with pytest.raises(ValueError, match="parameters: expected one that the losses reach"):
+        harmonized_backward(a, b, network().parameters(), granularity="sample", features=features)
+
+
 def test_features_without_a_gradient_are_refused():
     model = network()
     a, b, features = sample_losses(model)
