@@ -155,9 +155,11 @@ def harmonized_backward(
     wanted = require_parameters(parameters)
     require_choice(granularity, _GRANULARITIES, "granularity")
     if (granularity == "sample") != (features is not None):
-        raise ValueError(f"features: expected with 'sample' and only then, got {granularity!r}")
+        expected = "features: expected with 'sample' and only then"
+        raise ValueError(f"{expected}, got granularity {granularity!r}")
     if features is not None:
-        return HarmonyReport(*by_sample(loss_a, loss_b, features, wanted, realign, curriculum))
+        losses = loss_a, loss_b
+        return HarmonyReport(*by_sample(*losses, features, wanted, realign, curriculum))
     gamma = None if curriculum is None else curriculum.gamma
     grads_a, grads_b = differentiated(loss_a, loss_b, wanted, gamma)
     if granularity == "batch":  # eq-gradients-order: average first
@@ -174,7 +176,8 @@ def harmonized_backward(
     if report.accepted:
         weights = (1.0, 1.0)
         if realign and cosine < 0:  # eq-gradients-weights
-            weights = 1 - cosine * norm_b / norm_a, 1 - cosine * norm_a / norm_b
+            ratio = norm_b / norm_a
+            weights = 1 - cosine * ratio, 1 - cosine / ratio
         combine(grads_a, grads_b, weights)
         if granularity == "shard":
             averaged(grads_a, wanted, kept)

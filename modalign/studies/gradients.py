@@ -154,16 +154,21 @@ class Trimodal(nn.Module):
         return [*self.enter["video"].parameters(), *self.trunk.parameters()]
 
 
-def losses(model: Trimodal, batch: Mapping[str, Tensor], temperature: float = 0.1) -> Losses:
-    """Each video against the sounds, and against the texts, of all clips of the batch."""
+Batch = Mapping[str, Tensor]
+TEMPERATURE = 0.1
+
+
+def losses(model: Trimodal, batch: Batch) -> Losses:
+    """Each video against all sounds, and against all texts, of a batch."""
     features = model.features(batch)
     z = model.embed(features)
     own = torch.arange(len(z["video"]))
-    audio, text = (
-        functional.cross_entropy(z["video"] @ z[name].T / temperature, own, reduction="none")
-        for name in ("audio", "text")
-    )
-    return Losses(audio, text, features["video"])
+
+    def contrast(name: str) -> Tensor:
+        logits = z["video"] @ z[name].T / TEMPERATURE
+        return functional.cross_entropy(logits, own, reduction="none")
+
+    return Losses(contrast("audio"), contrast("text"), features["video"])
 
 
 def data(setting: Setting) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -222,10 +227,12 @@ def train(setting: Setting) -> Run:
     samples = setting.granularity == "sample"
     found: dict[str, Tensor] = {}
 
-    def objective(model: Trimodal, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        audio, text, found["features"] = losses(model, batch)
-        found["audio"], found["text"] = (audio, text) if samples else (audio.mean(), text.mean())
-        return {"loss": audio.mean() + text.mean()}
+    def objective(model: Trimodal, batch: Batch) -> dict[str, Tensor]:
+        each = losses(model, batch)
+        means = each.audio.mean(), each.text.mean()
+        found["audio"], found["text"] = each[:2] if samples else means
+        found["features"] = each.features
+        return {"loss": sum(means, torch.zeros(()))}
 
     def backward(_: Mapping[str, Tensor]) -> Any:
         return harmonized_backward(
