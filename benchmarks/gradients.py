@@ -6,8 +6,8 @@ One trunk of 4 layers and width 256 reads 32 videos of 32 tokens, sounds of 16 a
 contrastive losses share its video side. Each call is a forward pass and the backward passes, and
 leaves gradients of 3.2 million parameters. Times are medians of processor time over paired repeats,
 as in benchmarks.common, and ratios are to a summed loss with one backward pass (*plain*). The floor
-is two backward passes and nothing else. Memory is the most that torch held during a call beyond what it
-held before, by its profiler.
+is two backward passes and nothing else. Memory is the most that torch held during a call beyond
+what it held before, by its profiler.
 """
 
 import time

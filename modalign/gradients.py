@@ -126,7 +126,8 @@ def harmonized_backward(
     their loss. Undefined (a loss is None, or a gradient 0), it is kept. Losses may be scaled by a
     ``GradScaler``: no decision changes, and gradients that overflowed are added for it to find.
     With several processes, gradients of each loss are averaged over those that have it, and only
-    then compared. Two backward passes share one forward pass; memory for one more gradient.
+    then compared; a model in ``DistributedDataParallel`` averages nothing more. Two backward passes
+    share one forward pass; memory for one more gradient.
 
     Args:
         loss_a, loss_b: scalars; or None where a batch has no such loss (no clip has a text).

@@ -646,6 +646,16 @@ def harmony_of(rows, **options):
     return {"grad": filled(model) if report.accepted else None, "report": list(report)}
 
 
+def wrapped_of(rows):
+    """The second of two steps through DistributedDataParallel, which is to average nothing more."""
+    model = network()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    for _ in range(2):
+        model.zero_grad()
+        harmonized_backward(*joint_losses(wrapped, rows), model.parameters(), realign=True)
+    return filled(model)
+
+
 def naive_of(rows):
     """Project, then average: each process realigns the gradients of its own losses."""
     model = network()
@@ -713,6 +723,7 @@ def run_rank(rank, folder):
         "plain": harmony_of(rows),
         "realign": harmony_of(rows, realign=True),
         "dropped": harmony_of(rows, curriculum=GradientCurriculum(0, 0, steps=1)),
+        "wrapped": wrapped_of(rows),
         "naive": naive_of(rows),
         **{
             how: caught(lambda how=how: without_text(rank, how))
@@ -741,6 +752,11 @@ def test_two_processes_are_one(ranks, name):
         torch.testing.assert_close(each[name]["grad"], one["grad"], rtol=1e-6, atol=1e-9)
         assert each[name]["report"] == pytest.approx(one["report"])
     assert torch.equal(ranks[0][name]["grad"], ranks[1][name]["grad"])
+
+
+def test_a_wrapped_model_takes_the_same_gradient(ranks):
+    for each in ranks:
+        torch.testing.assert_close(each["wrapped"], each["realign"]["grad"])
 
 
 def test_to_project_and_then_average_is_wrong(ranks):
