@@ -54,6 +54,7 @@ bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.gradients
 
 env: $(VENV)/.has-book
 

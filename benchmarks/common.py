@@ -22,16 +22,21 @@ def parser(about: str, *, repeats: int) -> argparse.ArgumentParser:
     return found
 
 
-def paired(calls: dict[str, Callable[[], object]], repeats: int, label: str) -> dict[str, float]:
-    """Median seconds of each call, taken in turn after one warm-up round."""
+def paired(
+    calls: dict[str, Callable[[], object]],
+    repeats: int,
+    label: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median seconds of each call, by a clock, taken in turn after one warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in tqdm(range(repeats + 1), desc=label, leave=False):
         order = list(calls.items())
         for name, call in order if repeat % 2 else reversed(order):
-            start = time.perf_counter()
+            start = clock()
             call()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 

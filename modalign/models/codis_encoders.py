@@ -270,7 +270,7 @@ class Interpolated(nn.Module):
 def transformers_towers(
     config: Config, *, image: str | None = None, text: str | None = None
 ) -> tuple[Encoder, Encoder]:
-    """A ViT and the first layers of a BERT, for :class:`Codis` of the :func:`base` size.
+    """A ViT and the first layers of a BERT, for ``Codis`` of the :func:`base` size.
 
     Args:
         config: sizes; ``base()`` gives those of the paper.
@@ -282,9 +282,9 @@ def transformers_towers(
         ImportError: where `transformers` is not installed.
         OSError: where the weights are not on this machine; nothing is downloaded.
 
-    >>> small = Config(30, patch=16, max_length=8)
-    >>> Codis(small, **dict(zip(("image", "text"), transformers_towers(small)))).config.patch
-    16
+    >>> image, text = transformers_towers(Config(30, patch=16, max_length=8))
+    >>> image.config.hidden_size, text.config.hidden_size
+    (64, 64)
     """
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 

@@ -1,8 +1,10 @@
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from modalign import records
 from modalign.data import shapes
@@ -264,6 +266,37 @@ def test_no_photograph_that_pretraining_saw_is_scored(run, real_data):
     found, names = tasks.examples(nlvr, "train", setting=setting, tokenizer=run.tokenizer)
     assert found["images"].shape == (12, 1, 3, 32, 32)
     assert names == ("false", "true")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures that differ and a text each, as anyone may have them."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        lines = ["file_name,text"]
+        (tmp_path / split).mkdir()
+        for i in range(24):
+            noise = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / split / f"{i}.png")
+            lines.append(f"{i}.png,a picture of {['one', 'two', 'three'][i % 3]}")
+        (tmp_path / split / "metadata.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_pairs_of_a_folder_are_pretrained_on(folder):
+    setting = dataclasses.replace(SMALL, dataset=f"hub:{folder}", examples=24, epochs=1)
+    found = pretraining.pretrain(setting, progress=False, **SIZES)
+    assert pretraining.evaluate(found)["recall_at_10"] <= 100
+    with pytest.raises(ValueError, match="expected 24 pictures or fewer, .* train .*, got 25"):
+        pairs.data(dataclasses.replace(setting, examples=25))
+
+
+def test_pairs_without_texts_are_refused(folder):
+    for each in folder.glob("*/metadata.csv"):
+        each.write_text(each.read_text().replace("file_name,text", "file_name,words"))
+    setting = dataclasses.replace(SMALL, dataset=f"hub:{folder}", examples=24)
+    with pytest.raises(ValueError, match="dataset: expected columns image, .*without captions"):
+        pairs.data(setting)
 
 
 def test_photographs_are_pretrained_on(real_data):

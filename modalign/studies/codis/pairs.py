@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from modalign.data import load, shapes
@@ -14,7 +15,7 @@ from modalign.data.shapes.scene import scene_generator
 from modalign.data.shapes.text import say
 from modalign.models.codis_encoders import SPECIAL_TOKENS, with_cls
 from modalign.models.inputs import build_tokenizer, tokenize
-from modalign.studies.codis.setting import Dataset, Setting
+from modalign.studies.codis.setting import Setting
 from modalign.studies.codis.words import words_of_tasks
 
 
@@ -114,7 +115,7 @@ def data(setting: Setting) -> tuple[dict[str, Pairs], Any]:
 
 @functools.lru_cache(maxsize=2)
 def _data(
-    dataset: Dataset, examples: int, candidates: int, length: int, side: int, seed: int
+    dataset: str, examples: int, candidates: int, length: int, side: int, seed: int
 ) -> tuple[dict[str, Pairs], Any]:
     pixels, texts = {}, {}
     if dataset == "shapes":
@@ -126,10 +127,7 @@ def _data(
         words = [text for each in texts["train"] for text in each] + words_of_tasks()
     else:
         for split, size in (("train", examples), ("validation", candidates), ("test", candidates)):
-            rows = load("flickr8k", split)
-            if size > len(rows):
-                raise ValueError(f"{split}: flickr8k has {len(rows)} pictures, got {size}")
-            rows = rows.select(range(size))
+            rows = described(dataset, split, size)
             pixels[split] = shrunk(rows["image"], side)
             texts[split] = rows["captions"]
         words = [text for each in texts["train"] for text in each]
@@ -142,6 +140,28 @@ def _data(
         owners = [i for i, several in enumerate(each) for _ in several]
         splits[split] = Pairs(pixels[split], **tokens, owners=torch.tensor(owners))
     return splits, tokenizer
+
+
+def described(dataset: str, split: str, size: int) -> Dataset:
+    """The first pictures of a split, each with a list of captions.
+
+    Raises:
+        ValueError: for columns that are not there, or fewer pictures.
+    """
+    rows = load(dataset, split)
+    if "captions" not in rows.column_names and "text" in rows.column_names:
+        rows = rows.add_column("captions", [[text] for text in rows["text"]])
+    if missing := {"image", "captions"} - set(rows.column_names):
+        raise ValueError(
+            f"dataset: expected columns image, and captions or text, got {dataset!r} without "
+            f"{', '.join(sorted(missing))}: it has {', '.join(rows.column_names)}"
+        )
+    if size > len(rows):
+        raise ValueError(
+            f"examples, candidates: expected {len(rows)} pictures or fewer, which the split "
+            f"{split} of {dataset} has, got {size}"
+        )
+    return rows.select(range(size))
 
 
 def painted(drawn: Sequence[shapes.Scene], side: int) -> Tensor:

@@ -26,7 +26,6 @@ from modalign.studies.codis.setting import (
     FULL,
     ROWS,
     TASKS,
-    Dataset,
     Setting,
 )
 from modalign.studies.codis.tasks import fine_tune, fine_tuned_retrieval, majority
@@ -63,7 +62,7 @@ def scores(row: str, run: Run) -> dict[str, float]:
             again = evaluate(run, "unseen", model=tuned)
             found |= {f"fine_tuned_{name}": each for name, each in again.items()}
             found |= pointing(run)
-    for task in TASKS[setting.dataset] if row in (FULL, ALBEF, *BASELINES) else ():
+    for task in TASKS.get(setting.dataset, ()) if row in (FULL, ALBEF, *BASELINES) else ():
         how = dataclasses.replace(setting.tuning, task=task, look=row != "text only")
         if row == "majority":
             found[task] = majority(setting, how, tokenizer=run.tokenizer)
@@ -78,7 +77,7 @@ def _measured(task: Task, *, device: Device) -> pd.DataFrame:
 
 
 def record(
-    dataset: Dataset = "shapes",
+    dataset: str = "shapes",
     *,
     name: str | None = None,
     rows: Sequence[str] = (*ROWS, *BASELINES),
@@ -93,7 +92,7 @@ def record(
     A sweep that was stopped goes on where it was.
 
     Args:
-        dataset: ``"shapes"`` or ``"flickr8k"``.
+        dataset: of :class:`Setting`.
         name: of the table, in place of the data set's.
         rows: of :data:`ROWS` and :data:`BASELINES`.
         seeds: of the runs.

@@ -31,7 +31,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from modalign._checks import require_choice
 
-Dataset = Literal["shapes", "flickr8k"]
 Task = Literal["questions", "pairs", "entailment", "nlvr", "snli-ve"]
 LENGTH = 64
 """Most tokens of a text."""
@@ -70,8 +69,10 @@ class Setting:
     """One pretraining.
 
     Attributes:
-        dataset: ``"shapes"`` or ``"flickr8k"``.
-        examples: pictures to train on; in flickr8k the first of its 6,000.
+        dataset: ``"shapes"``, ``"flickr8k"``, or ``hub:NAME`` as :func:`modalign.data.load` takes
+            it, with three splits and the columns ``image`` and ``captions`` (several each) or
+            ``text`` (one each).
+        examples: pictures to train on; but for the world, the first of the split.
         candidates: pictures of each other split.
         epochs: passes over them.
         batch_size: pairs a step.
@@ -88,7 +89,7 @@ class Setting:
         seed: of all that is drawn.
     """
 
-    dataset: Dataset = "shapes"
+    dataset: str = "shapes"
     examples: int = 2000
     candidates: int = 500
     epochs: int = 12
@@ -105,14 +106,15 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_choice(self.dataset, get_args(Dataset), "dataset")
+        if not self.dataset.startswith("hub:"):
+            require_choice(self.dataset, ("shapes", "flickr8k"), "dataset")
         if not 2 <= self.batch_size <= self.examples:
             raise ValueError(
                 f"batch_size: expected 2 to {self.examples} examples, got {self.batch_size}"
             )
 
 
-TASKS: dict[Dataset, tuple[Task, ...]] = {
+TASKS: dict[str, tuple[Task, ...]] = {
     "shapes": ("questions", "pairs", "entailment"),
     "flickr8k": ("nlvr", "snli-ve"),
 }
