@@ -1,7 +1,16 @@
-"""Rows of all processes of a group, for methods that look at the whole batch."""
+"""Rows and numbers of all processes of a group, for methods that look at the whole batch."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+
+def processes() -> int:
+    """How many there are: 1 without ``torch.distributed``."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return int(distributed.get_world_size())
 
 
 def gathered(x: Tensor) -> tuple[Tensor, int]:
@@ -12,9 +21,7 @@ def gathered(x: Tensor) -> tuple[Tensor, int]:
     Raises:
         ValueError: where the processes hold different numbers of rows.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return x, 0
-    ranks = distributed.get_world_size()
+    ranks = processes()
     if ranks == 1:
         return x, 0
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(ranks)]
@@ -25,3 +32,33 @@ def gathered(x: Tensor) -> tuple[Tensor, int]:
     parts = [torch.empty_like(x) for _ in range(ranks)]
     distributed.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts), distributed.get_rank() * len(x)
+
+
+def gathered_with_gradient(x: Tensor) -> Tensor:
+    """Return the rows of all processes, for a loss that each computes of the whole batch.
+
+    Ours carry a gradient, times the number of processes, so that the mean over processes of the
+    gradients by their parameters is that of the one loss. No process waits in the backward pass.
+
+    Raises:
+        ValueError: where the processes hold different numbers of rows.
+    """
+    rows, first = gathered(x)
+    if rows is x:
+        return x
+    ours = x.detach() + processes() * (x - x.detach())
+    return torch.cat([rows[:first], ours, rows[first + len(x) :]])
+
+
+def everyones(value: Any) -> list[Any]:
+    """A small plain value of each process, in the order of their ranks."""
+    found = [value]
+    if processes() > 1:
+        found = [None] * processes()
+        distributed.all_gather_object(found, value)
+    return found
+
+
+def summed(x: Tensor) -> None:
+    """Replace a tensor by its sum over processes."""
+    distributed.all_reduce(x)

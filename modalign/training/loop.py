@@ -6,6 +6,7 @@ import operator
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ def fit(
     schedule_by: By = "epoch",
     clip: float | None = None,
     accumulate: int = 1,
-    backward: Callable[[Mapping[str, Tensor]], Mapping[str, Any] | None] | None = None,
+    backward: Callable[[Mapping[str, Tensor]], Mapping[str, Any] | tuple[Any, ...] | None]
+    | None = None,
     after_step: Callable[[int], object] | None = None,
     precision: Precision = "no",
     device: Device = "auto",
@@ -108,8 +110,9 @@ def fit(
         clip: largest norm of the gradient; its norm before clipping is recorded.
         accumulate: batches a step; they weigh the same.
         backward: takes over the backward pass. It is given the named losses, fills ``.grad``, and
-            may return numbers to record; where one is named ``"accepted"`` and is false the step
-            makes no update. One process, one batch a step, not in fp16.
+            may return numbers to record, in a mapping or a named tuple; where one is named
+            ``"accepted"`` and is false the step makes no update (a warning follows an epoch without
+            any). One process, one batch a step, not in fp16.
         after_step: called with the number of steps done after each, such as to move a teacher.
         precision: of autocast: ``"no"`` (float32), ``"bf16"``, or ``"fp16"`` with loss scaling
             (GPU only).
@@ -236,7 +239,7 @@ def fit(
                     if backward is None:
                         total, share = losses["loss"], weight / len(group)
                         accelerator.backward(total if share == 1 else total * share)
-            report = (backward(losses) or {}) if backward is not None else {}
+            report = {} if backward is None else _named(backward(losses))
             require_new(report, losses.keys() | COLUMNS, "backward")
             require_numbers(report, "backward")
             averages.add(report)
@@ -256,6 +259,12 @@ def fit(
 
         def close_epoch() -> dict[str, float]:
             row = run.close(averages.close())
+            if row.get("accepted") == 0:
+                warnings.warn(
+                    f"backward: no step of epoch {run.epoch} was accepted (rate 0), so that "
+                    "nothing was trained; a curriculum's gamma may be too high",
+                    stacklevel=3,
+                )
             due = run.epoch % every == 0 or run.epoch == epochs or run.step == steps
             if evaluate is not None and due:
                 row |= _evaluate(evaluate, model, accelerator, taken=row)
@@ -338,6 +347,11 @@ def _evaluate(
     require_new(found, taken, "evaluate")
     found = {name: float(value) for name, value in found.items()}
     return broadcast_object_list([found])[0]
+
+
+def _named(report: Any) -> dict[str, Any]:
+    """What ``backward`` returned: nothing, a mapping, or a named tuple."""
+    return dict(report._asdict() if hasattr(report, "_asdict") else report or {})
 
 
 def _update(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
