@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_choice
 from modalign.models.vatt_parts import (
+    SUMMARIES,
     Heads,
     Spaces,
     Trunk,
@@ -45,6 +46,7 @@ class Config:
         patch: samples of a token (paper: 128).
         words: most words of a text (paper: 16).
         drop: share of the tokens of video and sound that training leaves out (paper: 0.5).
+        summary: ``"mean"`` of what the trunk gives, or a learned ``"token"`` (paper).
         dim_va: of the space of video and audio (paper: 512).
         dim_vt: of the space of video and text (paper: 256).
         temperature: of both losses (paper: 0.07).
@@ -61,11 +63,12 @@ class Config:
     heads: int = 4
     frames: int = 8
     side: int = 32
-    tubelet: tuple[int, int, int] = (4, 8, 8)
+    tubelet: tuple[int, int, int] = (8, 4, 4)
     samples: int = 4096
     patch: int = 128
     words: int = 16
     drop: float = 0.5
+    summary: str = "mean"
     dim_va: int = 64
     dim_vt: int = 32
     temperature: float = 0.07
@@ -92,6 +95,7 @@ class Config:
             raise ValueError(
                 f"samples: expected a multiple of the patch's {self.patch}, got {self.samples}"
             )
+        require_choice(self.summary, SUMMARIES, "summary")
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop: expected a share from 0 to below 1, got {self.drop}")
         if not 0 < self.temperature < math.inf:
@@ -103,7 +107,11 @@ def _kind(config: Config, name: str) -> Any:
 
 
 def tiny(vocabulary: int, **changes: Any) -> Config:
-    """The size that the book trains, in some hundreds of steps."""
+    """The size that the book trains, in some hundreds of steps.
+
+    Its tubelets span the clip, so that one token sees which way something moves, and the mean of
+    the tokens takes the place of the learned one, which at this size learns less in as many steps.
+    """
     return Config(vocabulary, **changes)
 
 
@@ -134,6 +142,7 @@ def _full(vocabulary: int, width: int, layers: int, heads: int, changes: Any) ->
         "frames": 32,
         "side": 224,
         "tubelet": (4, 16, 16),
+        "summary": "token",
         "samples": 61_440,
         "dim_va": 512,
         "dim_vt": 256,
@@ -165,7 +174,10 @@ class Vatt(nn.Module):
         self.words = Words(config.vocabulary, width, words=config.words)
         names = ("all",) if config.agnostic else MODALITIES
         self.trunks = nn.ModuleDict(
-            {name: Trunk(width, layers=config.layers, heads=config.heads) for name in names}
+            {
+                name: Trunk(width, layers=config.layers, heads=config.heads, summary=config.summary)
+                for name in names
+            }
         )
         self.heads = Heads(width, dim_va=config.dim_va, dim_vt=config.dim_vt)
 

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_choice
+
+SUMMARIES = ("token", "mean")
 
 
 def start(*shape: int) -> nn.Parameter:
@@ -162,19 +164,22 @@ def drop_tokens(
 
 
 class Trunk(nn.Module):
-    """A transformer with a learned token in front, whose output sums up the others.
+    """A transformer, and one vector that sums up what it makes of the tokens.
 
     Args:
         width: of the tokens, a multiple of ``heads``.
         layers: number of layers, normalised before attention and before the feed-forward part.
         heads: of each attention.
+        summary: ``"token"``: what a learned token in front of the others becomes, or ``"mean"``:
+            the mean of all that are not padding.
 
     >>> Trunk(32, layers=1, heads=4)(torch.zeros(2, 5, 32)).shape
     torch.Size([2, 32])
     """
 
-    def __init__(self, width: int, *, layers: int, heads: int) -> None:
+    def __init__(self, width: int, *, layers: int, heads: int, summary: str = "token") -> None:
         super().__init__()
+        require_choice(summary, SUMMARIES, "summary")
         layer = nn.TransformerEncoderLayer(
             width,
             heads,
@@ -184,20 +189,28 @@ class Trunk(nn.Module):
             batch_first=True,
             norm_first=True,
         )
-        self.summary = start(1, width)
+        self.summary = start(1, width) if summary == "token" else None
         self.layers = nn.TransformerEncoder(
             layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
 
     def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """What the first token has become, (b, d).
+        """The summary, (b, d).
 
         Args:
             tokens: (b, n, d).
             present: (b, n), false for padding; none by default.
         """
+        padding = None if present is None else ~present
+        if self.summary is None:
+            hidden = self.layers(tokens, src_key_padding_mask=padding)
+            if padding is None:
+                return hidden.mean(1)
+            kept = ~padding[..., None]
+            return (hidden * kept).sum(1) / kept.sum(1)
         tokens = torch.cat([self.summary.expand(len(tokens), 1, -1), tokens], 1)
-        padding = None if present is None else functional.pad(~present, (1, 0), value=False)
+        if padding is not None:
+            padding = functional.pad(padding, (1, 0), value=False)
         return self.layers(tokens, src_key_padding_mask=padding)[:, 0]
 
 
@@ -241,9 +254,7 @@ class Heads(nn.Module):
 
     def __init__(self, width: int, *, dim_va: int, dim_vt: int) -> None:
         super().__init__()
-        self.video_va = nn.Sequential(
-            _linear(width, dim_va), nn.ReLU(), _linear(dim_va, dim_va)
-        )
+        self.video_va = nn.Sequential(_linear(width, dim_va), nn.ReLU(), _linear(dim_va, dim_va))
         self.audio_va = _linear(width, dim_va)
         self.video_vt = _linear(dim_va, dim_vt)
         self.text_vt = _linear(width, dim_vt)
@@ -251,9 +262,7 @@ class Heads(nn.Module):
     def video(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of videos (b, d) in both spaces, (b, dim_va) and (b, dim_vt)."""
         fine = self.video_va(features)
-        return functional.normalize(fine, dim=-1), functional.normalize(
-            self.video_vt(fine), dim=-1
-        )
+        return functional.normalize(fine, dim=-1), functional.normalize(self.video_vt(fine), dim=-1)
 
     def audio(self, features: Tensor) -> Tensor:
         """Unit vectors of sounds (b, d), (b, dim_va)."""

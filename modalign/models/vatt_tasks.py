@@ -160,9 +160,7 @@ def unit_vectors(
 
 
 @checked
-def text_to_video(
-    text: Float[Tensor, "n d"], video: Float[Tensor, "n d"]
-) -> Ranking:
+def text_to_video(text: Float[Tensor, "n d"], video: Float[Tensor, "n d"]) -> Ranking:
     """How texts find their clips, without training: recall at 1, 5 and 10 and the median rank.
 
     Args:

@@ -1,43 +1,21 @@
 """Triplets of video, sound and text, some of them misaligned on purpose.
 
-Three data sets give the same columns: the shapes world, spoken digits, and a folder of clips. Each
-misaligned triplet is of one of three kinds (:data:`KINDS`): its text belongs to another clip, its
-sound does, or both belong to one other clip, as where a speaker talks of something else and the
+Each misaligned triplet is of one of three kinds (:data:`KINDS`): its text belongs to another clip,
+its sound does, or both belong to one other clip, as where a speaker talks of something else and the
 text is what was said.
 """
 
 import dataclasses
-import functools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from modalign._checks import require_choice
-from modalign.data import load, shapes
-from modalign.data.audio import waveform
-from modalign.data.shapes.scene import scene_generator
-from modalign.data.shapes.text import say
-from modalign.models.inputs import build_tokenizer, tokenize
 from modalign.training.randomness import mix
 
-Dataset = Literal["shapes", "digits", "folder"]
 KINDS = ("aligned", "text", "audio", "both")
 """What of a triplet belongs to another clip: nothing, its text, its sound, or both."""
-
-SPLITS: dict[str, tuple[shapes.Split, int]] = {
-    "train": ("train", 0),
-    "probe": ("train", 10**6),
-    "validation": ("validation", 0),
-    "test": ("test", 0),
-}
-"""Of each split of the study: the split of the world, and its first index. "probe" is drawn as the
-training set is, and never trained on."""
-
-FRAMES, SIDE, RATE, SAMPLES, WORDS, CANDIDATES = 8, 32, 8000, 4096, 16, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,104 +145,3 @@ class Batches:
         for rows in order.split(self.batch_size)[: len(self)]:
             part = self.triplets.rows(rows.to(self.triplets.video.device))
             yield part.batch() | {"kind": part.kind}
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Aligned clips of one split, what each shows, and the names of their classes."""
-
-    clips: Triplets
-    same: Sequence[Any]
-    classes: Sequence[str]
-
-
-def clips_of(
-    dataset: Dataset,
-    split: str,
-    n: int,
-    *,
-    seed: int = 0,
-    folder: str | pathlib.Path | None = None,
-) -> tuple[Source, Any]:
-    """Aligned clips of a data set, and its tokenizer.
-
-    Args:
-        dataset: ``"shapes"``, ``"digits"`` or ``"folder"``.
-        split: one of :data:`SPLITS`.
-        n: number of clips.
-        seed: of what is drawn.
-        folder: with ``"folder"``: a directory that ``modalign.data.load`` reads.
-
-    Raises:
-        ValueError: for another data set or split, or more clips than there are.
-
-    >>> source, tokenizer = clips_of("shapes", "test", 3)
-    >>> source.clips.video.shape, source.clips.input_ids.shape[:2]
-    (torch.Size([3, 8, 3, 32, 32]), torch.Size([3, 2]))
-    """
-    require_choice(dataset, get_args(Dataset), "dataset")
-    require_choice(split, tuple(SPLITS), "split")
-    if dataset == "shapes":
-        return _shapes(split, n, seed), _shapes_tokenizer()
-    raise NotImplementedError(dataset)
-
-
-# the shapes world ---------------------------------------------------------------------------------
-
-
-def texts(scene: shapes.Scene, number: int) -> list[str]:
-    """Say of one object what it is and how it moves, worded ``number`` times."""
-    rng = scene_generator(scene, "vatt")
-    found = []
-    for k in range(number):
-        o = scene.objects[k % len(scene.objects)]
-        found.append(say(shapes.Moves(shapes.Description.of(o), o.motion), rng))
-    return found
-
-
-def scenes(split: str, n: int, seed: int, objects: int = 1) -> list[shapes.Scene]:
-    """Scenes of one moving object."""
-    part, first = SPLITS[split]
-    return [
-        shapes.sample_scene(
-            seed, first + i, split=part, min_objects=objects, max_objects=objects
-        )
-        for i in range(n)
-    ]
-
-
-@functools.lru_cache(maxsize=1)
-def _shapes_tokenizer() -> Any:
-    drawn = [shapes.sample_scene(0, i) for i in range(2000)]
-    return build_tokenizer([text for scene in drawn for text in texts(scene, 5)])
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(split: str, n: int, seed: int) -> Source:
-    drawn = scenes(split, n, seed)
-    frames = np.stack([shapes.render_video(scene, FRAMES, SIDE).images for scene in drawn])
-    sounds = [shapes.render_audio(each, RATE, seconds=SAMPLES / RATE) for each in drawn]
-    said = [texts(scene, CANDIDATES) for scene in drawn]
-    objects = [scene.objects[0] for scene in drawn]
-    same = [(o.shape, o.colour, o.size, o.motion) for o in objects]
-    classes = [f"{shape} {motion}" for shape in shapes.SHAPES for motion in shapes.MOTIONS]
-    label = torch.tensor([classes.index(f"{o.shape} {o.motion}") for o in objects])
-    clips = _assembled(frames, np.stack(sounds), said, label, _shapes_tokenizer())
-    return Source(clips, same, classes)
-
-
-def _assembled(
-    frames: np.ndarray, sounds: np.ndarray, said: list[list[str]], label: Tensor, tokenizer: Any
-) -> Triplets:
-    n, k = len(frames), len(said[0])
-    tokens = tokenize(tokenizer, [text for each in said for text in each], max_length=WORDS)
-    audio = torch.from_numpy(sounds)
-    return Triplets(
-        torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(),
-        audio / audio.square().mean().sqrt().clamp_min(1e-6),
-        tokens["input_ids"].unflatten(0, (n, k)),
-        tokens["attention_mask"].unflatten(0, (n, k)),
-        label,
-        torch.zeros(n, dtype=torch.long),
-        torch.arange(n)[:, None].expand(-1, 2),
-    )
