@@ -216,7 +216,8 @@ def averaged(grads: list[Tensor | None], parameters: Sequence[Tensor], ours: boo
 
 def of_process_0(*numbers: float) -> tuple[float, ...]:
     """Its numbers: last digits may differ between machines, and all must decide alike."""
-    return everyones(numbers)[0]
+    first: tuple[float, ...] = everyones(numbers)[0]
+    return first
 
 
 def combine(

@@ -66,6 +66,8 @@ def by_sample(
         features.register_hook(lambda _: delta)
     total = (kept_a + kept_b).sum()
     found = list[Tensor | None](torch.autograd.grad(total, parameters, allow_unused=True))
+    if all(each is None for each in found):
+        raise ValueError("parameters: expected one that the losses reach, got none that they do")
     averaged(found, parameters, True)
     accumulate(parameters, found)
     return report

@@ -14,6 +14,8 @@ from IPython.display import HTML, Audio, Video
 from jaxtyping import Float, Float32, UInt8
 
 from modalign._checks import checked
+from modalign.gradients import gradient_cosine
+from modalign.gradients import realign as realigned
 from modalign.transport import ipot
 
 
@@ -238,6 +240,178 @@ _TRANSPORT = """
     each.parentElement.hidden = false;
     each.addEventListener("input", draw);
   }
+})();
+</script>
+</div>
+"""
+
+
+REACH = (2.2, 1.6)  # of a gradient's tip, to each side
+
+
+@checked
+def conflict(
+    first: Float[np.ndarray, " 2"],
+    second: Float[np.ndarray, " 2"],
+    *,
+    label: str,
+    gamma: float = -0.3,
+) -> HTML:
+    """Show two gradients of the plane, their projections and the step; their tips can be moved.
+
+    The page computes eq-gradients-realign itself. A tip follows the mouse, a finger, or the arrow
+    keys; a slider moves gamma. Without scripts, and on paper, the gradients given stand still.
+
+    Args:
+        first, second: (2,) gradients, within 2.2 to the sides and 1.6 up and down, at least 0.2
+            long.
+        label: what is seen, for readers who do not see it.
+        gamma: where its slider starts, -1 to 1, in steps of 0.05.
+
+    Raises:
+        ValueError: for a gradient out of reach or too short, or a gamma outside -1 to 1.
+
+    >>> shown = conflict(np.array([1.0, 0.0]), np.array([-1.0, 1.0]), label="two gradients")
+    >>> "cosine -0.71: conflict. Weights 2.00 and 1.50, step (0.50, 1.50)" in shown.data
+    True
+    """
+    for name, tip in {"first": first, "second": second}.items():
+        if not ((abs(tip) <= REACH).all() and np.hypot(*tip) >= 0.2):
+            raise ValueError(
+                f"{name}: expected a gradient of at least 0.2 within {REACH}, got {tip.tolist()}"
+            )
+    if not -1 <= gamma <= 1:
+        raise ValueError(f"gamma: expected a number from -1 to 1, got {gamma}")
+    gamma = round(20 * gamma) / 20
+    a, b = (torch.from_numpy(tip.astype(float)) for tip in (first, second))
+    cosine = gradient_cosine([a], [b])
+    hats = [each for sides in realigned([a], [b]) for each in sides if each is not None]
+    delta = hats[0] + hats[1]
+    opposed, ratio = max(0.0, -cosine), (b.norm() / a.norm()).item()
+    weights = (1 + opposed * ratio, 1 + opposed / ratio)
+    drawn = {"va": a, "vt": b, "hat-va": hats[0], "hat-vt": hats[1], "step": delta}
+    arrows = "".join(
+        f'<line class="{name}" x1="0" y1="0" x2="{60 * tip[0]:.1f}" y2="{-60 * tip[1]:.1f}"/>'
+        for name, tip in drawn.items()
+    )
+    tips = "".join(
+        f'<g class="tip {name}" transform="translate({60 * tip[0]:.1f} {-60 * tip[1]:.1f})">'
+        f'<circle r="9"/><text x="12" y="-8">g<tspan class="sub" dy="4">{name}</tspan></text></g>'
+        for name, tip in (("va", a), ("vt", b))
+    )
+    values = {
+        "ID": f"conflict-{zlib.crc32(np.concatenate([first, second]).tobytes()):08x}",
+        "LABEL": html.escape(label, quote=True),
+        "ARROWS": arrows,
+        "TIPS": tips,
+        "GAMMA": f"{gamma:.2f}",
+        "TEXT": _tells(cosine, weights, delta.tolist(), gamma),
+        "FROM": json.dumps([a.tolist(), b.tolist()]),
+        "REACH": json.dumps(REACH),
+    }
+    return HTML(re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _CONFLICT))
+
+
+def _tells(cosine: float, weights: tuple[float, float], step: list[float], gamma: float) -> str:
+    numbers = [f"{round(x, 2) + 0.0:.2f}" for x in (cosine, *weights, *step, gamma)]
+    verdict = "conflict" if cosine < 0 else "no conflict"
+    kept = "keeps" if cosine > gamma else "drops"
+    return (
+        "cosine {}: {verdict}. Weights {} and {}, step ({}, {}). "
+        "At gamma = {} a curriculum {kept} it."
+    ).format(*numbers, verdict=verdict, kept=kept)
+
+
+_CONFLICT = """
+<div id="%ID%" class="moving-conflict" role="group" aria-label="%LABEL%">
+<style>
+.moving-conflict svg { width: 100%; max-width: 34rem; height: auto; display: block; }
+.moving-conflict line { stroke-width: 3; stroke-linecap: round; }
+.moving-conflict .axis { stroke: currentColor; stroke-width: 0.5; opacity: 0.4; }
+.moving-conflict .va { stroke: #0072b2; }
+.moving-conflict .vt { stroke: #d55e00; }
+.moving-conflict .hat-va, .moving-conflict .hat-vt { stroke-width: 2; stroke-dasharray: 5 5; }
+.moving-conflict .hat-va { stroke: #0072b2; }
+.moving-conflict .hat-vt { stroke: #d55e00; }
+.moving-conflict .step { stroke: currentColor; stroke-width: 5; opacity: 0.5; }
+.moving-conflict .tip { stroke: none; cursor: grab; touch-action: none; }
+.moving-conflict .tip.va { fill: #0072b2; }
+.moving-conflict .tip.vt { fill: #d55e00; }
+.moving-conflict text { font: 18px sans-serif; user-select: none; }
+.moving-conflict .sub { font-size: 13px; }
+.moving-conflict label { display: flex; gap: 0.6rem; align-items: center; max-width: 34rem; }
+.moving-conflict label[hidden] { display: none; }
+.moving-conflict input { flex: 1; min-width: 0; height: 2rem; }
+@media print { .moving-conflict label { display: none; } }
+</style>
+<svg viewBox="-240 -180 480 360" role="group" aria-label="%LABEL%">
+<line class="axis" x1="-240" y1="0" x2="240" y2="0"/>
+<line class="axis" x1="0" y1="-180" x2="0" y2="180"/>
+%ARROWS%%TIPS%
+</svg>
+<label hidden>gamma <input type="range" min="-1" max="1" step="0.05" value="%GAMMA%"></label>
+<p><output aria-live="polite">%TEXT%</output></p>
+<script>
+(() => {
+  const box = document.getElementById("%ID%"), svg = box.querySelector("svg");
+  const [a, b] = %FROM%, ends = [a, b], reach = %REACH%;
+  const gamma = box.querySelector("input"), output = box.querySelector("output");
+  const tips = [...box.querySelectorAll(".tip")];
+  const lines = ["va", "vt", "hat-va", "hat-vt", "step"].map((n) => box.querySelector("line." + n));
+  const dot = (x, y) => x[0] * y[0] + x[1] * y[1];
+  const sum = (x, y, w = 1) => [x[0] + w * y[0], x[1] + w * y[1]];
+  const say = (x) => (Math.round(100 * x) / 100 + 0).toFixed(2);
+  function draw() {
+    const d = dot(a, b), cosine = d / Math.sqrt(dot(a, a) * dot(b, b));
+    const share = [Math.min(d, 0) / dot(a, a), Math.min(d, 0) / dot(b, b)];
+    const hats = [sum(a, b, -share[1]), sum(b, a, -share[0])], step = sum(...hats);
+    [a, b, ...hats, step].forEach((x, i) => {
+      lines[i].setAttribute("x2", 60 * x[0]);
+      lines[i].setAttribute("y2", -60 * x[1]);
+    });
+    ends.forEach((x, i) => {
+      tips[i].setAttribute("transform", `translate(${60 * x[0]} ${-60 * x[1]})`);
+      tips[i].setAttribute("aria-valuetext", `${say(x[0])} right, ${say(x[1])} up`);
+      tips[i].setAttribute("aria-valuenow", say((180 / Math.PI) * Math.atan2(x[1], x[0])));
+    });
+    gamma.setAttribute("aria-valuetext", gamma.value);
+    output.textContent = `cosine ${say(cosine)}: ${d < 0 ? "" : "no "}conflict. ` +
+      `Weights ${say(1 - share[0])} and ${say(1 - share[1])}, ` +
+      `step (${say(step[0])}, ${say(step[1])}). At gamma = ${say(gamma.value)} ` +
+      `a curriculum ${cosine > gamma.value ? "keeps" : "drops"} it.`;
+  }
+  function move(i, x) {
+    const to = x.map((v, k) => Math.max(-reach[k], Math.min(reach[k], Math.round(v * 20) / 20)));
+    if (Math.hypot(...to) >= 0.2) [ends[i][0], ends[i][1]] = to;
+    draw();
+  }
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  tips.forEach((tip, i) => {
+    tip.setAttribute("tabindex", 0);
+    tip.setAttribute("role", "slider");
+    tip.setAttribute("aria-label", `gradient ${["va", "vt"][i]}, moved by the arrow keys; degrees`);
+    tip.setAttribute("aria-valuemin", -180);
+    tip.setAttribute("aria-valuemax", 180);
+    tip.addEventListener("pointerdown", (event) => {
+      tip.setPointerCapture(event.pointerId);
+      event.preventDefault();
+      tip.focus();
+    });
+    tip.addEventListener("pointermove", (event) => {
+      if (!tip.hasPointerCapture(event.pointerId)) return;
+      const at = new DOMPoint(event.clientX, event.clientY);
+      const place = at.matrixTransform(svg.getScreenCTM().inverse());
+      move(i, [place.x / 60, -place.y / 60]);
+    });
+    tip.addEventListener("keydown", (event) => {
+      if (!(event.key in arrows)) return;
+      event.preventDefault();
+      move(i, sum(ends[i], arrows[event.key], 0.1));
+    });
+  });
+  gamma.parentElement.hidden = false;
+  gamma.addEventListener("input", draw);
+  draw();
 })();
 </script>
 </div>

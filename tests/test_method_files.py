@@ -25,6 +25,9 @@ METHODS = {
     "transport.py": "codebook",
     "codebook.py": "codebook",
     "momentum.py": "codebook",
+    "gradients.py": "gradients",
+    "curriculum.py": "gradients",
+    "_gradients_sample.py": "gradients",
 }
 # lines at most
 PRINTED = {
@@ -35,6 +38,8 @@ PRINTED = {
     "projection.py": 220,
     "transport.py": 240,
     "codebook.py": 220,
+    "gradients.py": 220,
+    "curriculum.py": 220,
 }
 # what a reader who takes the file with them runs
 TAKEN = {
@@ -59,6 +64,11 @@ TAKEN = {
     "codebook.py": "from modalign.codebook import Codebook\n"
     "z = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)\n"
     "assert Codebook(6, 8).loss(z, z, z, z).total.isfinite()\n",
+    "gradients.py": "from modalign.gradients import GradientCurriculum, harmonized_backward\n"
+    "w = torch.nn.Parameter(torch.ones(2))\n"
+    "losses = w[0] + w[1], w[1] - 2 * w[0]\n"
+    "assert harmonized_backward(*losses, [w], realign=True).conflict\n"
+    "assert abs(float(w.grad @ torch.tensor([1.0, 1.0])) - 1.8) < 1e-5\n",
 }
 
 

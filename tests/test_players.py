@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 
 from modalign import players
 from modalign.data.shapes import render_audio, render_video, sample_scene
+from modalign.gradients import harmonized_backward, realign
 from modalign.transport import ipot
 
 
@@ -171,3 +172,118 @@ def test_plans_that_cannot_be_shown_are_refused(change, message):
     given = {"points": points, "prototypes": prototypes, "exact": 0.0, **change}
     with pytest.raises(ValueError, match=message):
         players.transport(**given, label="none")
+
+
+def told(text):
+    pattern = (
+        r"cosine (-?[\d.]+): (no )?conflict\. Weights ([\d.]+) and ([\d.]+), "
+        r"step \((-?[\d.]+), (-?[\d.]+)\)\. At gamma = (-?[\d.]+) a curriculum (keeps|drops) it\."
+    )
+    cosine, peace, *numbers, kept = re.fullmatch(pattern, text).groups()
+    return float(cosine), peace is None, [float(x) for x in numbers], kept == "keeps"
+
+
+def holds_what_the_package_says(text, first, second):
+    """The numbers under the figure are those of harmonized_backward."""
+    a, b = (torch.tensor(x, dtype=torch.float64) for x in (first, second))
+    cosine, conflict, (w_a, w_b, x, y, gamma), kept = told(text)
+    w = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    report = harmonized_backward(w @ a, w @ b, [w], realign=True)
+    assert cosine == pytest.approx(report.cosine, abs=0.0051)
+    assert conflict == report.conflict
+    assert [x, y] == pytest.approx(w.grad.tolist(), abs=0.0051)
+    assert kept == (report.cosine > gamma)
+    # weighted by what is shown, the gradients add up to the step, to what rounding leaves
+    assert (w_a * a + w_b * b).tolist() == pytest.approx([x, y], abs=0.03)
+    return cosine, gamma, kept
+
+
+def test_a_conflict_stands_still_without_scripts():
+    a, b = np.array([1.0, 0.4]), np.array([-1.2, 1.0])
+    shown = players.conflict(a, b, label="two <gradients>", gamma=-0.5)
+    page = BeautifulSoup(shown.data, "html.parser")
+    holds_what_the_package_says(page.output.text, a, b)
+    found = {line["class"][0]: line for line in page.find_all("line")}
+    hats = realign([torch.tensor(a)], [torch.tensor(b)])
+    for name, (hat,) in zip(("hat-va", "hat-vt"), hats, strict=True):
+        drawn = [float(found[name]["x2"]) / 60, -float(found[name]["y2"]) / 60]
+        assert drawn == pytest.approx(hat.tolist(), abs=1e-3)
+    assert page.div["aria-label"] == "two <gradients>"
+    assert page.label.has_attr("hidden")
+    assert len(shown.data) < 20_000
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_a_conflict_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
+    shown = players.conflict(np.array([1.0, 0.4]), np.array([-1.2, 1.0]), label="two gradients")
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
+    context = browser.new_context(
+        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
+    )
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(page.as_uri())
+
+    def holds():
+        ends = [
+            tab.locator(f"line.{name}").evaluate(
+                "line => [line.x2.baseVal.value / 60, -line.y2.baseVal.value / 60]"
+            )
+            for name in ("va", "vt")
+        ]
+        return *holds_what_the_package_says(tab.locator("output").inner_text(), *ends), *ends[0]
+
+    def drag(name, right, up):
+        box = tab.locator(f".tip.{name} circle").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        if touch:  # a finger, by the protocol of the browser
+            devtools = context.new_cdp_session(tab)
+            for kind, place in (
+                ("touchStart", [{"x": x, "y": y}]),
+                ("touchMove", [{"x": x + right, "y": y - up}]),
+                ("touchEnd", []),
+            ):
+                devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": place})
+        else:
+            tab.mouse.move(x, y)
+            tab.mouse.down()
+            tab.mouse.move(x + right, y - up)
+            tab.mouse.up()
+
+    seen = [holds()]
+    drag("va", -30, 40)
+    seen.append(holds())
+    drag("vt", 60, -20)
+    seen.append(holds())
+    tab.locator(".tip.va").focus()
+    for key in ("ArrowDown", "ArrowRight"):
+        tab.keyboard.press(key)
+        seen.append(holds())
+    drag("vt", 500, 500)  # no farther than the picture
+    seen.append(holds())
+    tab.locator("input").focus()
+    tab.keyboard.press("ArrowRight")
+    seen.append(holds())
+    assert len(set(seen)) == len(seen)
+    assert not faults
+    tab.emulate_media(media="print")
+    assert not tab.locator("label").first.is_visible()
+    assert tab.locator("svg").is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first": np.array([3.0, 0.0])}, "first: expected a gradient of at least 0.2 within"),
+        ({"second": np.array([0.1, 0.1])}, r"second: expected .* got \[0.1, 0.1\]"),
+        ({"second": np.array([np.nan, 1.0])}, "second: expected a gradient"),
+        ({"gamma": 1.5}, "gamma: expected a number from -1 to 1, got 1.5"),
+        ({"first": np.array([1.0, 1.0, 0.0])}, "first: expected"),
+    ],
+)
+def test_conflicts_that_cannot_be_shown_are_refused(change, message):
+    given = {"first": np.array([1.0, 0.0]), "second": np.array([0.0, 1.0]), **change}
+    with pytest.raises(ValueError, match=message):
+        players.conflict(**given, label="none")

@@ -29,6 +29,7 @@ FLOORS = {
         *("cka", "transport", "codebook", "gradients", "lars", "normalization", "projection"),
         "recurrent",  # what normalization.py takes from a file of its own
         "momentum",  # and codebook.py
+        "curriculum",  # and gradients.py
         "data",
     },
     2: {"training", "metrics", "plots", "players", "records"},

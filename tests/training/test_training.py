@@ -682,6 +682,33 @@ def test_a_backward_pass_may_refuse_the_update_and_say_why():
     assert model[0].weight.grad is None
 
 
+def test_a_backward_pass_may_report_in_a_named_tuple():
+    class Report(NamedTuple):
+        cosine: float
+        accepted: bool
+
+    def backward(losses):
+        losses["loss"].backward()
+        return Report(0.5, True)
+
+    model, history = train(loss=two_losses, backward=backward)
+    assert same(model, train(loss=two_losses)[0])
+    assert history[["cosine", "accepted"]].iloc[-1].to_list() == [0.5, 1]
+
+
+def test_an_epoch_without_an_accepted_step_is_told():
+    calls = []
+
+    def backward(losses):
+        calls.append(1)
+        losses["loss"].backward()
+        return {"accepted": len(calls) > 7}
+
+    with pytest.warns(UserWarning, match="no step of epoch 1 was accepted") as told:
+        train(loss=two_losses, backward=backward)
+    assert len([each for each in told if "accepted" in str(each.message)]) == 1
+
+
 def test_numbers_of_a_backward_pass_have_names_of_their_own():
     def backward(losses):
         losses["loss"].backward()
