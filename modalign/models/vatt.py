@@ -303,9 +303,8 @@ def _columns(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tenso
                 f"batch: expected {', '.join(needed)}, got {', '.join(map(str, batch))}; where a "
                 "row has no sound or no text, say so by has_audio or an attention_mask of zeros"
             )
-    columns = tuple(batch[name] for name in needed)
-    _fit_each_other(*columns, batch.get("has_audio"))
-    video, audio, ids, mask = columns
+    video, audio, ids, mask = (batch[name] for name in needed)
+    _fit_each_other(video, audio, ids, mask, batch.get("has_audio"))
     return video, audio, ids, mask
 
 

@@ -165,28 +165,43 @@ def areas(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detect(setting: Setting, *, batches: int = BATCHES, progress: bool = True) -> pd.DataFrame:
-    """Train the baseline, and measure the detectors at :data:`STOPS`.
+class Watch:
+    """Measures the detectors at :data:`STOPS` of a training; its ``after_step``.
 
-    Returns:
-        ``rate``, ``seed``, ``step``, ``granularity``, ``kind``, ``score`` and ``auroc``.
+    Args:
+        setting: of the training.
+        batches: of each of the four kinds.
+
+    Attributes:
+        tables: areas found so far.
     """
-    stops = {round(share * setting.steps) for share in STOPS}
-    triplets = {each: probe(setting, each, batches=batches) for each in GRANULARITIES}
-    tables: list[pd.DataFrame] = []
 
-    def measure(model: Vatt, step: int) -> None:
-        if step not in stops:
+    def __init__(self, setting: Setting, *, batches: int = BATCHES) -> None:
+        self.setting, self.tables = setting, list[pd.DataFrame]()
+        self.stops = {round(share * setting.steps) for share in STOPS}
+        self.probes = {each: probe(setting, each, batches=batches) for each in GRANULARITIES}
+
+    def __call__(self, model: Vatt, step: int) -> None:
+        """Measure, if this is a stop."""
+        if step not in self.stops:
             return
-        for granularity, each in triplets.items():
-            options: dict[str, Any] = {"batch_size": setting.batch_size, "seed": setting.seed}
-            found = areas(scores(model, each, granularity, **options))
-            about = {"rate": setting.rate, "seed": setting.seed, "step": step}
-            tables.append(found.assign(**about, granularity=granularity))
+        size, seed = self.setting.batch_size, self.setting.seed
+        for granularity, each in self.probes.items():
+            found = areas(scores(model, each, granularity, batch_size=size, seed=seed))
+            about = {"rate": self.setting.rate, "seed": seed, "step": step}
+            self.tables.append(found.assign(**about, granularity=granularity))
 
-    measure(build(setting)[0], 0)
-    pretrain(setting, after_step=measure, progress=progress)
-    return pd.concat(tables, ignore_index=True)
+    def table(self) -> pd.DataFrame:
+        """``rate``, ``seed``, ``step``, ``granularity``, ``kind``, ``score`` and ``auroc``."""
+        return pd.concat(self.tables, ignore_index=True)
+
+
+def detect(setting: Setting, *, batches: int = BATCHES, progress: bool = True) -> pd.DataFrame:
+    """Train the baseline, and measure the detectors at :data:`STOPS`, as :meth:`Watch.table`."""
+    watch = Watch(setting, batches=batches)
+    watch(build(setting)[0], 0)
+    pretrain(setting, after_step=watch, progress=progress)
+    return watch.table()
 
 
 def _work(task: Task) -> pd.DataFrame:
