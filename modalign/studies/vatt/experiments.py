@@ -209,6 +209,7 @@ class Objective:
         )
         self.decisions, self.accepted = decisions, list[float]()
         self.temperature = model.config.temperature
+        self.rows: tuple[Tensor, ...] = ()
 
     def loss(self, model: Vatt, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The two losses of a batch and their weighted sum; the rows' are kept for a moment."""

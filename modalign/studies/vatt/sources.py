@@ -224,7 +224,7 @@ def decode(cell: Any) -> tuple[np.ndarray, np.ndarray]:
     name = cell["path"] or "video"
     source = cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
     try:
-        with av.open(source) as container:
+        with av.open(source, "r") as container:
             if not container.streams.video or not container.streams.audio:
                 raise ValueError(f"{name}: expected a video with a sound track")
             shown = [
