@@ -110,7 +110,7 @@ def draw_kinds(n: int, rate: float, *, generator: torch.Generator) -> Tensor:
         ValueError: for a rate outside [0, 1].
 
     >>> draw_kinds(6, 0.5, generator=torch.Generator().manual_seed(0)).tolist()
-    [3, 0, 3, 3, 2, 0]
+    [2, 0, 2, 1, 3, 0]
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate: expected a chance from 0 to 1, got {rate}")
