@@ -223,26 +223,27 @@ class Objective:
 
     def backward(self, losses: Mapping[str, Tensor]) -> HarmonyReport | dict[str, Any]:
         """Fill the gradients as the method says, and tell what was decided."""
-        report = self._backward(losses)
+        report = self.step(losses)
         self.rows = ()
         found = report._asdict() if isinstance(report, HarmonyReport) else report
         self.accepted.append(float(found["accepted"]))
         return report
 
-    def _backward(self, losses: Mapping[str, Tensor]) -> HarmonyReport | dict[str, Any]:
-        method = self.method
-        if self.decisions is not None and not self.decisions[len(self.accepted)]:
+    def step(self, losses: Mapping[str, Tensor]) -> HarmonyReport | dict[str, Any]:
+        """The gradients alone."""
+        method, parameters = self.method, self.parameters
+        if self.decisions and not self.decisions[len(self.accepted)]:
             return {"accepted": False}
         if not (method.realign or method.curriculum):
             losses["loss"].backward()
             return {"accepted": True}
-        options: dict[str, Any] = {"realign": method.realign, "curriculum": self.curriculum}
+        how: dict[str, Any] = {"curriculum": self.curriculum}
+        how["realign"] = method.realign
+        both = [losses["va"], losses["vt"]]
         if method.granularity == "sample":
-            va, vt, seen = self.rows
-            return harmonized_backward(
-                va, vt, self.parameters, granularity="sample", features=seen, **options
-            )
-        return harmonized_backward(losses["va"], losses["vt"], self.parameters, **options)
+            *both, seen = self.rows  # of each clip, and its features
+            how |= {"granularity": "sample", "features": seen}
+        return harmonized_backward(both[0], both[1], parameters, **how)
 
 
 @dataclasses.dataclass(frozen=True)
