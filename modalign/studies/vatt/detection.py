@@ -24,6 +24,7 @@ All else (kinds, steps, rates) is shown without a verdict.
 
 import copy
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -204,14 +205,15 @@ def detect(setting: Setting, *, batches: int = BATCHES, progress: bool = True) -
     return watch.table()
 
 
-def _work(task: Task) -> pd.DataFrame:
-    return detect(task.setting, progress=False)
+def _work(task: Task, *, batches: int) -> pd.DataFrame:
+    return detect(task.setting, batches=batches, progress=False)
 
 
 def record(
     *,
     seeds: int = 5,
     rates: Iterable[float] = (0.3, 0.0),
+    batches: int = BATCHES,
     jobs: int = 1,
     name: str = "vatt/detection",
     folder: str | pathlib.Path | None = None,
@@ -222,6 +224,7 @@ def record(
     Args:
         seeds: number of seeds, from 0.
         rates: of misalignment of the training set.
+        batches: of each of the four kinds.
         jobs: processes, of one thread each.
         name: of the table.
         folder: results folder; the book's by default.
@@ -235,8 +238,9 @@ def record(
     ]
     usual = dataclasses.asdict(chosen[0][1])
     del usual["seed"], usual["rate"]
-    parameters = {"seeds": seeds, "rates": rates, "batches": BATCHES, "setting": usual}
-    _sweep.record(_work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)
+    parameters = {"seeds": seeds, "rates": rates, "batches": batches, "setting": usual}
+    work = functools.partial(_work, batches=batches)
+    _sweep.record(work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)
 
 
 def claims(table: pd.DataFrame, *, rate: float = 0.3) -> pd.DataFrame:

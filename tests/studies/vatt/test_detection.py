@@ -7,7 +7,6 @@ import torch
 
 from modalign.gradients import gradient_cosine
 from modalign.models.vatt import per_row
-from modalign.studies.vatt import detection
 from modalign.studies.vatt.detection import (
     SCORES,
     areas,
@@ -149,9 +148,8 @@ def test_verdicts_on_planted_areas():
     assert verdicts(planted({"batch": 0.3, "sample": 0.3})) == {"c14": "reversed"}
 
 
-def test_the_table_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(detection, "BATCHES", 1)
-    monkeypatch.setattr(detection.detect, "__kwdefaults__", {"batches": 1, "progress": True})
-    record(seeds=1, rates=[0.3], folder=tmp_path, **TINY)
+def test_the_table_is_recorded(tmp_path):
+    record(seeds=1, rates=[0.3], batches=1, folder=tmp_path, **TINY)
     found = pd.read_csv(tmp_path / "vatt/detection.csv")
     assert set(found.score) == set(SCORES)
+    assert found.step.max() == TINY["steps"]
