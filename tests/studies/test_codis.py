@@ -9,7 +9,7 @@ from PIL import Image
 from modalign import records
 from modalign.data import shapes
 from modalign.models.codis import Codis
-from modalign.studies.codis import maps, pairs, pretraining, recording, tasks
+from modalign.studies.codis import figures, maps, pairs, pretraining, recording, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
     ALBEF,
@@ -455,5 +455,4 @@ def test_every_claim_of_the_world_is_decided_by_one_table():
     assert len(ids) == len(set(ids))
     photographs = {"c21p", "c22p", "c23p", "c26d", "c26e"}
     assert set(CLAIMS) - set(ids) <= photographs
-    judged = recording.verdicts()
-    assert judged["claim"].tolist() == ids
+    assert figures.judged()["claim"].tolist() == ids

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference
 from modalign.studies import _sweep
@@ -22,7 +21,6 @@ from modalign.studies.codis.setting import (
     ALBEF,
     BASELINES,
     CLAIMS,
-    DECIDED_BY,
     FULL,
     ROWS,
     TASKS,
@@ -118,15 +116,6 @@ def record(
         jobs=jobs,
         folder=folder,
     )
-
-
-def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Every claim, from the recorded table that decides it (:data:`DECIDED_BY`)."""
-    judged = []
-    for name, ids in DECIDED_BY.items():
-        found = claims(records.load(f"codis/{name}", folder=folder))
-        judged.append(found[found["claim"].isin(ids)].assign(table=name))
-    return pd.concat(judged, ignore_index=True)
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:
