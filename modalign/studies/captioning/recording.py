@@ -110,7 +110,7 @@ def claims(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     found = []
     for claim, (_, measures, rows) in CLAIMS.items():
         for measure, row in itertools.product(measures, rows):
-            if measure not in runs[WITHOUT] or row not in runs:
+            if measure not in SMALLEST[dataset] or row not in runs:
                 continue
             sides = (runs[each][measure].to_dict() for each in (row, WITHOUT))
             found.append(_judged(claim, measure, row, difference(*sides), dataset))
