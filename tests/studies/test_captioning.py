@@ -10,7 +10,7 @@ import torch
 
 from modalign import records
 from modalign.data import shapes
-from modalign.metrics import caption_scores, caption_tokens
+from modalign.metrics import caption_scores, caption_tokens, pointing_game
 from modalign.studies.captioning import pictures, recording, training
 from modalign.studies.captioning.setting import CLAIMS, PRESETS, ROWS, SMALLEST, WITHOUT, Setting
 
@@ -150,6 +150,23 @@ def test_a_model_that_looks_everywhere_points_by_chance(run):
     found = training.attention_scores(dataclasses.replace(run, model=flat))
     assert found["pointing"] == pytest.approx(found["pointing_by_chance"])
     assert 0 < found["pointing"] < 20
+
+
+def test_a_reading_is_what_is_scored(run):
+    looked, shown = [], []
+    for index in range(run.setting.tested):
+        each = training.reading(run, index, resolution=32)
+        assert " ".join(each.words) == " ".join(caption_tokens(run.splits["test"].texts[index][0]))
+        assert torch.equal(
+            torch.from_numpy(each.picture).permute(2, 0, 1), run.splits["test"].pixels[index]
+        )
+        named = each.masks.any((1, 2))
+        assert not {each.words[i] for i in np.flatnonzero(~named)} - {"a", "and"}
+        looked.append(torch.from_numpy(each.maps[named]))
+        shown.append(torch.from_numpy(each.masks[named]))
+    points = pointing_game(torch.cat(looked), torch.cat(shown))
+    found = training.attention_scores(run)["pointing"]
+    assert 100 * points.mean().item() == pytest.approx(found)
 
 
 def test_means_leave_padding_out(run):

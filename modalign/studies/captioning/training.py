@@ -7,13 +7,20 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from modalign.cka import ModalityAlignment
 from modalign.data import shapes
-from modalign.metrics import CaptionScores, attention_iou, caption_scores, pointing_game
+from modalign.metrics import (
+    CaptionScores,
+    attention_iou,
+    caption_scores,
+    caption_tokens,
+    pointing_game,
+)
 from modalign.models.beams import Captions
 from modalign.models.caption_inputs import Vocabulary
 from modalign.models.captioner import Captioner, caption_loss
@@ -163,6 +170,20 @@ def test_scores(run: Run) -> CaptionScores:
 
 
 @torch.no_grad()
+def attention_of(run: Run, rows: Tensor) -> list[Tensor]:
+    """Where the model looks as it reads the first true caption of test pictures, (steps, places).
+
+    Step i has read the words before word i of the caption, and has to say that one.
+    """
+    tested, device = run.splits["test"], run.model.fc.weight.device
+    maps = []
+    for part in rows.split(AT_A_TIME):
+        places = run.model.see(ready(tested.pixels[part].to(device)))
+        said = tested.tokens[part, 0].to(device), tested.lengths[part, 0].to(device)
+        maps += list(run.model.teacher_forced(places, *said).attention.cpu())
+    return maps
+
+
 def attention_scores(run: Run) -> dict[str, float]:
     """Does attention lie on what a word names? On the test scenes of the world.
 
@@ -173,14 +194,8 @@ def attention_scores(run: Run) -> dict[str, float]:
         ``pointing`` and ``iou``, means over words in percent, and ``pointing_by_chance``, of a map
         that is the same everywhere.
     """
-    tested = run.splits["test"]
-    device = run.model.fc.weight.device
-    maps = []
-    for rows in torch.arange(len(tested.pixels)).split(AT_A_TIME):
-        places = run.model.see(ready(tested.pixels[rows].to(device)))
-        said = tested.tokens[rows, 0].to(device), tested.lengths[rows, 0].to(device)
-        maps += list(run.model.teacher_forced(places, *said).attention.cpu())
-    drawn = scenes(run.setting.seed, "test", len(tested.pixels))
+    drawn = scenes(run.setting.seed, "test", run.setting.tested)
+    maps = attention_of(run, torch.arange(len(drawn)))
     masks = torch.from_numpy(shapes.render_images(drawn, run.setting.resolution).masks)
     named = [captions(scene)[1][0] for scene in drawn]
     looked, shown = words_and_masks(maps, masks, named)
@@ -191,13 +206,34 @@ def attention_scores(run: Run) -> dict[str, float]:
     }
 
 
+class Reading(NamedTuple):
+    """A picture, the words of its caption, where each looked, and what each names; arrays."""
+
+    picture: np.ndarray
+    words: list[str]
+    maps: np.ndarray
+    masks: np.ndarray
+
+
+def reading(run: Run, index: int, *, resolution: int = 128) -> Reading:
+    """A test scene for :func:`modalign.players.attention`, painted anew at a higher resolution."""
+    scene = scenes(run.setting.seed, "test", index + 1)[index]
+    painted = shapes.render_images([scene], resolution)
+    texts, named = captions(scene)
+    words = caption_tokens(texts[0])
+    (looked,) = attention_of(run, torch.tensor([index]))
+    side = math.isqrt(looked.shape[1])
+    masks = np.zeros((len(words), resolution, resolution), bool)
+    for each in named[0]:
+        masks[list(each.words)] = painted.masks[0, list(each.objects)].any(0)
+    maps = looked[: len(words)].unflatten(1, (side, side)).numpy()
+    return Reading(painted.images[0], words, maps, masks)
+
+
 def words_and_masks(
     maps: list[Tensor], masks: Tensor, named: list[list[Named]]
 ) -> tuple[Tensor, Tensor]:
-    """The map of each word that names something that is seen, (n, h, w), and its mask, (n, r, r).
-
-    The word in place i of a caption is said by step i, which has read the words before.
-    """
+    """Maps of the words that name what is seen, (n, h, w), and their masks, (n, r, r)."""
     looked, shown = [], []
     for attention, mask, names in zip(maps, masks, named, strict=True):
         for each in names:
