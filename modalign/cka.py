@@ -1,10 +1,10 @@
 """Centred kernel alignment (CKA): how alike two representations of the same examples are.
 
-Rows are examples: ``x`` is (n, d1), ``y`` is (n, d2). A label as eq-cka is that of an equation of
-the chapter "Centred kernel alignment" (notebooks/cka.ipynb), which derives each line below.
+Rows are examples. A label as eq-cka is that of an equation of notebooks/cka.ipynb, its chapter.
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from modalign import _cka as numerics
 from modalign._checks import checked, require_choice, require_rows
 from modalign._cka import DegenerateError as DegenerateError
-from modalign._cka import Number
 from modalign._cka import standardize as _standardize  # noqa: F401  (shown by the chapter)
 
 if TYPE_CHECKING:
+    from modalign._cka_alignment import ModalityAlignment as ModalityAlignment
     from modalign._cka_minibatch import MinibatchCKA as MinibatchCKA
 
 Kernel = str | Callable[[Tensor], Tensor]
@@ -75,7 +75,7 @@ def cka(
     *,
     kernel: Kernel = "linear",
     debiased: bool = False,
-    threshold: Number = 0.5,
+    threshold: numerics.Number = 0.5,
 ) -> Float[Tensor, ""]:
     """Centred kernel alignment of two representations (eq-cka; paper eq. 3).
 
@@ -213,8 +213,8 @@ def cka_matrix(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ModalityAlignment":  # eq-loss
+        return import_module("modalign._cka_alignment").ModalityAlignment
     if name == "MinibatchCKA":  # eq-minibatch; it takes torchmetrics, which is slow to import
-        from modalign._cka_minibatch import MinibatchCKA
-
-        return MinibatchCKA
+        return import_module("modalign._cka_minibatch").MinibatchCKA
     raise AttributeError(f"module 'modalign.cka' has no attribute {name!r}")

@@ -1,17 +1,19 @@
 """Moving pictures and sound inside a page, with nothing beside it: all is in the HTML."""
 
+import base64
 import html
 import io
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import av
 import numpy as np
 import torch
 from IPython.display import HTML, Audio, Video
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image
 
 from modalign._checks import checked
 from modalign.gradients import gradient_cosine
@@ -412,6 +414,188 @@ _CONFLICT = """
   gamma.parentElement.hidden = false;
   gamma.addEventListener("input", draw);
   draw();
+})();
+</script>
+</div>
+"""
+
+
+@checked
+def attention(
+    picture: UInt8[np.ndarray, "h w 3"],
+    words: Sequence[str],
+    maps: Float[np.ndarray, "t g k"],
+    *,
+    label: str,
+    masks: Bool[np.ndarray, "t h w"] | None = None,
+    word: int = 0,
+) -> HTML:
+    """Show a picture with a caption below it: pick a word, and see where a captioner looked.
+
+    Words are picked by mouse, finger or the arrow keys. Places are the darker the less they were
+    looked at. Below stands where the most attention is, and how much of it lies on what the word
+    names, whose frame is drawn. Without scripts, and on paper, the picture of ``word`` stands.
+
+    Args:
+        picture: red, green, blue.
+        words: T of them.
+        maps: (T, g, k), the attention of each word over the places of a grid, none negative; each
+            is divided by its sum.
+        label: what is seen, for readers who do not see it.
+        masks: (T, h, w), what each word names; empty where it names nothing.
+        word: which stands first, from 0.
+
+    Raises:
+        ValueError: for no word, other numbers of maps or masks, a map that is negative, not finite
+            or zero, a picture or grid without a place, or a first word that is none of them.
+
+    >>> maps = np.array([[[0.25, 0.75]], [[0.5, 0.5]]])
+    >>> shown = attention(np.zeros((8, 8, 3), np.uint8), ["a", "star"], maps, label="a star")
+    >>> "word 1 of 2, “a”: most attention, 75.0%, is in row 1, column 2." in shown.data
+    True
+    """
+    t = len(words)
+    if not t or len(maps) != t or (masks is not None and len(masks) != t):
+        raise ValueError(
+            f"words: expected one or more, and a map and a mask for each, got {t}, {len(maps)} maps"
+            + ("" if masks is None else f" and {len(masks)} masks")
+        )
+    if not 0 <= word < t:
+        raise ValueError(f"word: expected 0 to {t - 1}, got {word}")
+    if not picture.size or not maps.size:
+        raise ValueError(
+            f"picture, maps: expected a place or more, got {picture.shape} and {maps.shape}"
+        )
+    totals = maps.sum((1, 2), keepdims=True)
+    if not (np.isfinite(maps).all() and (maps >= 0).all() and (totals > 0).all()):
+        raise ValueError("maps: expected finite numbers of 0 or more, not all 0 in a map")
+    shares = (maps / totals).round(5)
+    height, width, _ = picture.shape
+    rows, columns = maps.shape[1:]
+    if masks is None:
+        masks = np.zeros((t, height, width), bool)
+    # of each place, the part that what is named fills
+    covered = np.stack([_shrunk(mask, rows, columns) for mask in masks]).round(5)
+    frames = [_frame(mask) for mask in masks]
+    sides = (480 / columns, 480 * height / width / rows)
+    shades = _shades(shares[word])
+    cells = "".join(
+        f'<rect x="{sides[0] * j:.2f}" y="{sides[1] * i:.2f}" width="{sides[0]:.2f}" '
+        f'height="{sides[1]:.2f}" opacity="{shades[i, j]:.3f}"/>'
+        for i in range(rows)
+        for j in range(columns)
+    )
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="png")
+    code = zlib.crc32(file.getvalue() + shares.tobytes())
+    picks = "".join(
+        f'<label><input type="radio" name="attention-{code:08x}" value="{i}" disabled'
+        f"{' checked' if i == word else ''}>{html.escape(each)}</label>"
+        for i, each in enumerate(words)
+    )
+    x, y, w, h = frames[word]
+    values = {
+        "ID": f"attention-{code:08x}",
+        "LABEL": html.escape(label, quote=True),
+        "BOX": f"0 0 480 {480 * height / width:.0f}",
+        "PICTURE": base64.b64encode(file.getvalue()).decode(),
+        "CELLS": cells,
+        "FRAME": f'x="{480 * x:.2f}" y="{480 * height / width * y:.2f}" '
+        f'width="{480 * w:.2f}" height="{480 * height / width * h:.2f}"',
+        "PICKS": picks,
+        "TEXT": html.escape(_looked(words, shares, covered, word), quote=False),
+        # within a script, no text may end it
+        "WORDS": json.dumps(list(words)).replace("<", "\\u003c"),
+        "SHARES": json.dumps(shares.reshape(t, -1).tolist()),
+        "COVERED": json.dumps(covered.reshape(t, -1).tolist()),
+        "FRAMES": json.dumps(frames),
+        "COLUMNS": str(columns),
+        "TALL": f"{480 * height / width:.2f}",
+    }
+    return HTML(re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _ATTENTION))
+
+
+def _shrunk(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The part of each place of a grid that a mask fills, (rows, columns)."""
+    grown = mask.repeat(rows, 0).repeat(columns, 1)
+    return grown.reshape(rows, len(mask), columns, mask.shape[1]).mean((1, 3))
+
+
+def _frame(mask: np.ndarray) -> list[float]:
+    """Left, top, width and height of what a mask fills, in sides of the picture."""
+    if not mask.any():
+        return [0, 0, 0, 0]
+    y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    height, width = mask.shape
+    found = x[0] / width, y[0] / height, (x[-1] + 1 - x[0]) / width, (y[-1] + 1 - y[0]) / height
+    return [round(float(each), 5) for each in found]
+
+
+def _shades(shares: np.ndarray) -> np.ndarray:
+    return 0.8 * (1 - shares / shares.max())
+
+
+def _looked(words: Sequence[str], shares: np.ndarray, covered: np.ndarray, word: int) -> str:
+    row, column = np.unravel_index(shares[word].argmax(), shares[word].shape)
+    said = (
+        f"word {word + 1} of {len(words)}, “{words[word]}”: most attention, "
+        f"{100 * shares[word].max():.1f}%, is in row {row + 1}, column {column + 1}."
+    )
+    if covered[word].any():
+        on = (shares[word] * covered[word]).sum()
+        fills = 100 * covered[word].mean()
+        said += f" On what it names lies {100 * on:.1f}%; it fills {fills:.1f}% of the picture."
+    return said
+
+
+_ATTENTION = """
+<div id="%ID%" class="moving-attention" role="group" aria-label="%LABEL%">
+<style>
+.moving-attention svg { width: 100%; max-width: 24rem; height: auto; display: block; }
+.moving-attention image { image-rendering: pixelated; }
+.moving-attention .cells rect { fill: black; }
+.moving-attention .frame { fill: none; stroke: #e69f00; stroke-width: 3; }
+.moving-attention fieldset { border: 0; padding: 0; margin: 0.5rem 0; }
+.moving-attention label { display: inline-block; padding: 0.4rem 0.5rem; cursor: pointer; }
+.moving-attention label:has(:checked) { font-weight: bold; text-decoration: underline; }
+.moving-attention label:has(:focus-visible) { outline: 2px solid currentColor; }
+.moving-attention input { position: absolute; opacity: 0; }
+</style>
+<svg viewBox="%BOX%" role="img" aria-label="%LABEL%">
+<image href="data:image/png;base64,%PICTURE%" width="480" height="%TALL%"
+preserveAspectRatio="none"/>
+<g class="cells">%CELLS%</g>
+<rect class="frame" %FRAME%/>
+</svg>
+<fieldset aria-label="words of the caption">%PICKS%</fieldset>
+<p><output aria-live="polite">%TEXT%</output></p>
+<script>
+(() => {
+  const box = document.getElementById("%ID%"), words = %WORDS%;
+  const shares = %SHARES%, covered = %COVERED%, frames = %FRAMES%;
+  const columns = %COLUMNS%, scale = [480, %TALL%, 480, %TALL%];
+  const cells = box.querySelectorAll(".cells rect"), frame = box.querySelector(".frame");
+  const output = box.querySelector("output"), picks = box.querySelectorAll("input");
+  const sum = (list) => list.reduce((a, b) => a + b, 0);
+  const percent = (x) => (100 * x).toFixed(1) + "%";
+  function draw(i) {
+    const top = Math.max(...shares[i]), at = shares[i].indexOf(top);
+    shares[i].forEach((x, p) => cells[p].setAttribute("opacity", 0.8 * (1 - x / top)));
+    ["x", "y", "width", "height"].forEach((name, k) =>
+      frame.setAttribute(name, scale[k] * frames[i][k]));
+    let said = `word ${i + 1} of ${words.length}, “${words[i]}”: most attention, ` +
+      `${percent(top)}, is in row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}.`;
+    if (covered[i].some((x) => x > 0)) {
+      const on = sum(shares[i].map((x, p) => x * covered[i][p]));
+      said += ` On what it names lies ${percent(on)}; it fills ` +
+        `${percent(sum(covered[i]) / covered[i].length)} of the picture.`;
+    }
+    output.textContent = said;
+  }
+  picks.forEach((pick, i) => {
+    pick.disabled = false;
+    pick.addEventListener("change", () => draw(i));
+  });
 })();
 </script>
 </div>

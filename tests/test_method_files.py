@@ -17,6 +17,7 @@ PACKAGE = ROOT / "modalign"
 METHODS = {
     "cka.py": "cka",
     "_cka.py": "cka",
+    "_cka_alignment.py": "cka",
     "_cka_minibatch.py": "cka",
     "lars.py": "sequences",
     "normalization.py": "sequences",
@@ -43,14 +44,15 @@ PRINTED = {
 }
 # what a reader who takes the file with them runs
 TAKEN = {
-    "cka.py": "from modalign.cka import MinibatchCKA, cka, cka_matrix, hsic\n"
+    "cka.py": "from modalign.cka import MinibatchCKA, ModalityAlignment, cka, cka_matrix, hsic\n"
     "x, y = torch.randn(2, 20, 4)\n"
     "value = cka(x.requires_grad_(), y)\n"
     "value.backward()\n"
     "metric = MinibatchCKA()\n"
     "metric.update(x.detach(), y)\n"
     "hsic(y @ y.T, y @ y.T), metric.compute(), cka_matrix([x.detach(), y])\n"
-    "assert abs(value - cka(x, y, kernel=lambda z: z @ z.T)) < 1e-5\n",
+    "assert abs(value - cka(x, y, kernel=lambda z: z @ z.T)) < 1e-5\n"
+    "assert abs(value + ModalityAlignment(1.0)(x, y).loss) < 1e-5\n",
     "lars.py": "from modalign.lars import LARS\n"
     "w = torch.nn.Parameter(torch.ones(3))\n"
     "w.grad = torch.ones(3)\n"
@@ -133,6 +135,7 @@ def test_cka_says_where_each_of_its_equations_is():
     used = {"centring", "hsic", "cka", "sides", "ucentring", "unbiased", "debiased", "gradient"}
     assert {f"eq-{label}" for label in used} <= named(source("cka.py"))
     assert "eq-minibatch" in named(source("_cka_minibatch.py"))
+    assert "eq-loss" in named(source("_cka_alignment.py"))
 
 
 @pytest.mark.parametrize(("name", "use"), TAKEN.items(), ids=TAKEN.keys())

@@ -287,3 +287,128 @@ def test_conflicts_that_cannot_be_shown_are_refused(change, message):
     given = {"first": np.array([1.0, 0.0]), "second": np.array([0.0, 1.0]), **change}
     with pytest.raises(ValueError, match=message):
         players.conflict(**given, label="none")
+
+
+WORDS = ["a", "red", "</script>star"]
+
+
+def attended(**changes):
+    """A picture of 16 x 24, whose three words look at a grid of 4 x 6; two of them name a thing."""
+    rng = np.random.default_rng(0)
+    masks = np.zeros((3, 16, 24), bool)
+    masks[1, 4:10, 6:11] = masks[2, 0:3, 20:24] = True
+    given = {
+        "picture": rng.integers(0, 256, (16, 24, 3), np.uint8),
+        "words": WORDS,
+        "maps": rng.random((3, 4, 6)) ** 3,
+        "masks": masks,
+    }
+    return {**given, **changes}
+
+
+def says_where_the_model_looked(text, given, word):
+    """The numbers under the figure, from maps at the resolution of the picture."""
+    pattern = (
+        r"word (\d+) of 3, “(.*)”: most attention, ([\d.]+)%, is in row (\d+), column (\d+)\."
+        r"(?: On what it names lies ([\d.]+)%; it fills ([\d.]+)% of the picture\.)?"
+    )
+    place, name, top, row, column, on, fills = re.fullmatch(pattern, text).groups()
+    share = given["maps"][word] / given["maps"][word].sum()
+    assert (int(place) - 1, name) == (word, WORDS[word])
+    assert share[int(row) - 1, int(column) - 1] == share.max()
+    assert float(top) == pytest.approx(100 * share.max(), abs=0.06)
+    mask = given["masks"][word]
+    assert (on is None) == (not mask.any())
+    if mask.any():
+        pixels = share.repeat(4, 0).repeat(4, 1) / 16
+        assert float(on) == pytest.approx(100 * pixels[mask].sum(), abs=0.06)
+        assert float(fills) == pytest.approx(100 * mask.mean(), abs=0.06)
+
+
+def test_attention_stands_still_without_scripts():
+    given = attended()
+    for word in range(3):
+        shown = players.attention(**given, label="a <star>", word=word)
+        page = BeautifulSoup(shown.data, "html.parser")
+        says_where_the_model_looked(page.output.text, given, word)
+        shades = np.array([float(each["opacity"]) for each in page.select(".cells rect")])
+        maps = given["maps"][word].flatten()
+        assert shades == pytest.approx(0.8 * (1 - maps / maps.max()), abs=1e-3)
+        assert page.div["aria-label"] == "a <star>"
+        assert [each["value"] for each in page.select("input[checked]")] == [str(word)]
+        assert all(each.has_attr("disabled") for each in page.find_all("input"))
+        assert shown.data.count("</script>") == 1
+    frame = page.select_one(".frame")  # of the thing in rows 0 to 2, columns 20 to 23
+    drawn = [float(frame[name]) for name in ("x", "y", "width", "height")]
+    assert drawn == pytest.approx([400, 0, 80, 60])
+    assert len(shown.data) < 20_000
+
+
+def test_a_grid_need_not_divide_the_picture():
+    mask = np.zeros((10, 10), bool)
+    mask[:, :5] = True
+    covered = players._shrunk(mask, 3, 4)
+    assert covered == pytest.approx(np.array([[1, 1, 0, 0]] * 3))
+    assert players._shrunk(mask, 1, 3)[0] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_a_word_is_picked_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
+    given = attended()
+    shown = players.attention(**given, label="a star")
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
+    context = browser.new_context(
+        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
+    )
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(page.as_uri())
+
+    def holds(word):
+        says_where_the_model_looked(tab.locator("output").inner_text(), given, word)
+        shades = tab.locator(".cells rect").evaluate_all(
+            "cells => cells.map((cell) => Number(cell.getAttribute('opacity')))"
+        )
+        maps = given["maps"][word].flatten()
+        assert shades == pytest.approx((0.8 * (1 - maps / maps.max())).tolist(), abs=1e-3)
+
+    holds(0)
+    label = tab.locator("label").nth(2)
+    if touch:
+        label.tap()
+    else:
+        label.click()
+    holds(2)
+    for key, word in (("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowRight", 1)):
+        tab.keyboard.press(key)
+        holds(word)
+    frame = tab.locator(".frame")
+    assert [float(frame.get_attribute(name)) for name in ("x", "y", "width", "height")] == (
+        pytest.approx([120, 80, 100, 120], abs=0.01)
+    )
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not faults
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"words": []}, "words: expected one or more"),
+        ({"words": ["a", "b"]}, "words: .*got 2, 3 maps and 3 masks"),
+        ({"masks": np.ones((2, 16, 24), bool)}, "masks"),
+        ({"masks": np.ones((3, 8, 24), bool)}, "masks: expected"),
+        ({"maps": np.ones((3, 4))}, "maps: expected"),
+        ({"maps": np.full((3, 4, 6), -1.0)}, "maps: expected finite numbers of 0 or more"),
+        ({"maps": np.full((3, 4, 6), np.nan)}, "maps: expected finite numbers of 0 or more"),
+        ({"maps": np.zeros((3, 4, 6))}, "maps: .*not all 0"),
+        ({"maps": np.ones((3, 0, 6))}, "picture, maps: expected a place or more"),
+        ({"word": 3}, "word: expected 0 to 2, got 3"),
+        ({"picture": np.zeros((16, 24, 4), np.uint8)}, "picture: expected"),
+    ],
+)
+def test_attention_that_cannot_be_shown_is_refused(change, message):
+    players.attention(**attended(), label="a star")
+    with pytest.raises(ValueError, match=message):
+        players.attention(**attended(**change), label="a star")

@@ -1,0 +1,1 @@
+"""The chapter "Captioning": Show, attend and tell, with CKA before its attention and without."""

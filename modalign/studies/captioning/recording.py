@@ -1,0 +1,180 @@
+"""The recorded sweeps, the verdicts on the claims, and what looks at no picture."""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from modalign import plots, records
+from modalign._checks import require_choice
+from modalign.metrics import caption_scores, difference, interval_table, of_readings
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
+from modalign.studies.captioning.pictures import data
+from modalign.studies.captioning.setting import (
+    CLAIMS,
+    CONSTANT,
+    PRESETS,
+    ROWS,
+    SMALLEST,
+    WITHOUT,
+    Setting,
+)
+from modalign.studies.captioning.training import measured, train
+
+CURVE = ["bleu_4", "words", "cka", "cka_debiased", "cka_shuffled"]
+
+
+def _measured(task: Task) -> pd.DataFrame:
+    """A row an epoch; what is measured at the end is in the last one."""
+    run = train(task.setting, checkpoint=task.checkpoint)
+    table = run.history[["epoch", *CURVE]].rename(columns={"bleu_4": "validation"})
+    table["epoch"] -= task.setting.before
+    for name, value in measured(run).items():
+        table[name] = np.where(table.epoch == task.setting.epochs, value, np.nan)
+    table.insert(0, "row", task.row)
+    table.insert(1, "seed", task.setting.seed)
+    return table
+
+
+def record(
+    dataset: str = "shapes",
+    *,
+    name: str | None = None,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: Iterable[int] = range(5),
+    jobs: int = 1,
+    folder: str | pathlib.Path | None = None,
+    **options: Any,
+) -> None:
+    """Train rows with every seed, and keep curves and scores in ``results/captioning/{name}``.
+
+    A sweep that was stopped goes on where it was, and so does a run within it.
+
+    Args:
+        dataset: of :class:`Setting`; of :data:`PRESETS`, its sizes too.
+        name: of the table, in place of the data set's.
+        rows: of :data:`ROWS`.
+        seeds: of the runs.
+        jobs: processes, of one thread each.
+        folder: results folder; the book's by default.
+        **options: of :class:`Setting`, for every row.
+    """
+    for row in rows:
+        require_choice(row, tuple(ROWS), "rows")
+    seeds = list(seeds)
+    given = {"dataset": dataset, **PRESETS.get(dataset, {}), **options}
+    usual = dataclasses.asdict(Setting(**given))
+    del usual["seed"]
+    _sweep.record(
+        _measured,
+        [
+            (row, Setting(**{**given, "seed": seed, **ROWS[row]}))
+            for seed, row in itertools.product(seeds, rows)
+        ],
+        f"captioning/{name or dataset}",
+        parameters={"seeds": seeds, "rows": {row: ROWS[row] for row in rows}, "setting": usual},
+        jobs=jobs,
+        folder=folder,
+    )
+
+
+def scores(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: what was measured at the end, and BLEU-4 on validation over the epochs.
+
+    ``curve`` is its mean over all epochs, ``early`` over the first third of them. Epochs of a
+    warm-up that goes before are numbered 0 and below, and are in neither.
+    """
+    counted = table[table.epoch > 0]
+    last = counted.epoch.max()
+    runs = counted[counted.epoch == last].set_index(["row", "seed"]).drop(columns="epoch")
+    early = counted[counted.epoch <= last / 3]
+    for name, part in (("curve", counted), ("early", early)):
+        runs[name] = part.groupby(["row", "seed"]).validation.mean()
+    return runs.reset_index()
+
+
+def claims(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Every reading of each claim that a table can tell of, with interval and verdict.
+
+    Only the table of a claim's own data set decides it; see :func:`verdicts`.
+    """
+    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
+    found = []
+    for claim, (_, measures, rows) in CLAIMS.items():
+        for measure, row in itertools.product(measures, rows):
+            if measure not in SMALLEST[dataset] or row not in runs:
+                continue
+            sides = (runs[each][measure].to_dict() for each in (row, WITHOUT))
+            found.append(_judged(claim, measure, row, difference(*sides), dataset))
+    return pd.DataFrame(found)
+
+
+def _judged(claim: str, measure: str, row: str, found: Any, dataset: str) -> dict[str, Any]:
+    smallest = SMALLEST[dataset][measure]
+    return {
+        "claim": claim,
+        "measure": measure,
+        "contrast": f"{row} minus {WITHOUT}",
+        **found._asdict(),
+        "smallest": smallest,
+        "verdict": found.verdict(paper=1, smallest=smallest),
+    }
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Each claim over its readings, from the recorded table of the data set that decides it."""
+    found = []
+    for claim, (dataset, *_) in CLAIMS.items():
+        judged = claims(records.load(f"captioning/{dataset}", folder=folder), dataset)
+        readings = judged[judged.claim == claim]
+        verdict = of_readings(readings.verdict)
+        found.append({"claim": claim, "dataset": dataset, "verdict": verdict})
+    return pd.DataFrame(found)
+
+
+def summary(table: pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
+    """What was measured of each row, means over seeds with 95% intervals."""
+    runs = scores(table)
+    measures = ["bleu_4", "cider", "curve", "early", "pointing", "iou", "cka", "cka_debiased",
+                "cka_shuffled"]  # fmt: skip
+    return interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)
+
+
+def figure(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
+    """BLEU-4 on validation and debiased CKA by epoch, of some rows."""
+    shown = table[(table.epoch > 0) & table.row.isin(rows)]
+    drawn, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, layout="constrained")
+    plots.curves(axes[0], shown, "epoch", "validation", "row")
+    plots.curves(axes[1], shown, "epoch", "cka_debiased", "row", legend=False)
+    axes[0].set(ylabel="BLEU-4, validation")
+    axes[1].set(ylabel="debiased CKA")
+    sns.despine(drawn)
+    return drawn
+
+
+def floors(setting: Setting) -> pd.DataFrame:
+    """What captions score that look at no picture, and what a person's caption scores.
+
+    ``human`` is the first caption of each test picture against its other four; ``constant`` one
+    sentence for all; ``random`` a caption of a picture to train on.
+    """
+    splits, _ = data(setting)
+    references = splits["test"].texts
+    n = len(references)
+    rng = np.random.default_rng(setting.seed)
+    known = [text for each in splits["train"].texts for text in each]
+    said: Mapping[str, tuple[list[str], list[list[str]]]] = {
+        "human": ([each[0] for each in references], [each[1:] for each in references]),
+        "constant": ([CONSTANT[setting.dataset]] * n, references),
+        "random": ([known[i] for i in rng.integers(len(known), size=n)], references),
+    }
+    rows = [{"floor": name, **caption_scores(*each).as_dict()} for name, each in said.items()]
+    return pd.DataFrame(rows).set_index("floor")
