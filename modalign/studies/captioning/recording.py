@@ -1,10 +1,11 @@
 """The recorded sweeps, the verdicts on the claims, and what looks at no picture."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,12 +30,13 @@ from modalign.studies.captioning.setting import (
 )
 from modalign.studies.captioning.training import measured, train
 
+Device = Literal["auto", "cpu"]
 CURVE = ["bleu_4", "words", "cka", "cka_debiased", "cka_shuffled"]
 
 
-def _measured(task: Task) -> pd.DataFrame:
+def _measured(task: Task, *, device: Device) -> pd.DataFrame:
     """A row an epoch; what is measured at the end is in the last one."""
-    run = train(task.setting, checkpoint=task.checkpoint)
+    run = train(task.setting, checkpoint=task.checkpoint, device=device)
     table = run.history[["epoch", *CURVE]].rename(columns={"bleu_4": "validation"})
     table["epoch"] -= task.setting.before
     for name, value in measured(run).items():
@@ -51,6 +53,7 @@ def record(
     rows: Sequence[str] = tuple(ROWS),
     seeds: Iterable[int] = range(5),
     jobs: int = 1,
+    device: Device = "cpu",
     folder: str | pathlib.Path | None = None,
     **options: Any,
 ) -> None:
@@ -59,11 +62,13 @@ def record(
     A sweep that was stopped goes on where it was, and so does a run within it.
 
     Args:
-        dataset: of :class:`Setting`; of :data:`PRESETS`, its sizes too.
-        name: of the table, in place of the data set's.
+        dataset: of :class:`Setting`, with its sizes of :data:`PRESETS`.
+        name: of the table, in place of the data set's; such as ``"flickr8k-full"`` with
+            ``**FULL``.
         rows: of :data:`ROWS`.
         seeds: of the runs.
         jobs: processes, of one thread each.
+        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row.
     """
@@ -74,7 +79,7 @@ def record(
     usual = dataclasses.asdict(Setting(**given))
     del usual["seed"]
     _sweep.record(
-        _measured,
+        functools.partial(_measured, device=device),
         [
             (row, Setting(**{**given, "seed": seed, **ROWS[row]}))
             for seed, row in itertools.product(seeds, rows)

@@ -196,7 +196,8 @@ def attention_scores(run: Run) -> dict[str, float]:
     """
     drawn = scenes(run.setting.seed, "test", run.setting.tested)
     maps = attention_of(run, torch.arange(len(drawn)))
-    masks = torch.from_numpy(shapes.render_images(drawn, run.setting.resolution).masks)
+    seen = [as_seen(scene, run.setting) for scene in drawn]
+    masks = torch.from_numpy(shapes.render_images(seen, run.setting.resolution).masks)
     named = [captions(scene)[1][0] for scene in drawn]
     looked, shown = words_and_masks(maps, masks, named)
     return {
@@ -204,6 +205,18 @@ def attention_scores(run: Run) -> dict[str, float]:
         "iou": 100 * attention_iou(looked, shown).mean().item(),
         "pointing_by_chance": 100 * shown.double().mean().item(),
     }
+
+
+def as_seen(scene: shapes.Scene, setting: Setting) -> shapes.Scene:
+    """A scene moved by half a place, to where the places of a grid that fills the picture see it.
+
+    The encoder's kernels are odd and padded alike on both sides, so that place i is centred on
+    pixel i s, for places s pixels apart; in the grid its middle is at i s + (s - 1) / 2.
+    """
+    distance = 2 * setting.patch
+    by = (distance - 1) / 2 / setting.resolution
+    objects = (dataclasses.replace(o, x=o.x + by, y=o.y + by) for o in scene.objects)
+    return dataclasses.replace(scene, objects=tuple(objects))
 
 
 class Reading(NamedTuple):
@@ -216,9 +229,9 @@ class Reading(NamedTuple):
 
 
 def reading(run: Run, index: int, *, resolution: int = 128) -> Reading:
-    """A test scene for :func:`modalign.players.attention`, painted anew at a higher resolution."""
+    """A test scene for :func:`modalign.players.attention`, painted anew, finer and as seen."""
     scene = scenes(run.setting.seed, "test", index + 1)[index]
-    painted = shapes.render_images([scene], resolution)
+    painted = shapes.render_images([as_seen(scene, run.setting)], resolution)
     texts, named = captions(scene)
     words = caption_tokens(texts[0])
     (looked,) = attention_of(run, torch.tensor([index]))
