@@ -44,8 +44,8 @@ def judged(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     there, parts = recorded(folder), []
     for name, ids in DECIDED_BY.items():
         if name in there:
-            found = claims(records.load(f"codis/{name}", folder=folder))
-            parts.append(found[found["claim"].isin(ids)].assign(table=name))
+            found = claims(records.load(f"codis/{name}", folder=folder), ids)
+            parts.append(found.assign(table=name))
     if not parts:
         raise ValueError(f"folder: expected one of {', '.join(DECIDED_BY)} in it, got {there}")
     return pd.concat(parts, ignore_index=True)

@@ -118,15 +118,20 @@ def record(
     )
 
 
-def claims(table: pd.DataFrame) -> pd.DataFrame:
+def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFrame:
     """The paired difference of each claim with its 95% interval, and its verdict.
 
-    Claims about what a table does not hold, such as the world's in one of photographs, are left
-    out.
+    Args:
+        table: recorded; claims about measures that it does not hold are left out.
+        ids: of the claims.
+
+    Raises:
+        KeyError: for a claim about a row that the table does not hold.
     """
     rows = []
     by_row = {row: part.set_index("seed") for row, part in table.groupby("row")}
-    for claim, (row, measure, other, than, smallest) in CLAIMS.items():
+    for claim in ids:
+        row, measure, other, than, smallest = CLAIMS[claim]
         if not {measure, than} <= set(table.columns):
             continue
         found = difference(by_row[row][measure].to_dict(), by_row[other][than].to_dict())
