@@ -9,6 +9,7 @@ from PIL import Image
 from modalign import records
 from modalign.data import shapes
 from modalign.models.codis import Codis
+from modalign.studies._schedules import share_of_rate
 from modalign.studies.codis import figures, maps, pairs, pretraining, recording, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
@@ -64,7 +65,7 @@ def test_a_batch_has_to_divide_the_queue():
 
 
 def test_the_rate_rises_then_falls():
-    rates = [pretraining.rate(step, steps=50, warm_up=0.2) for step in range(51)]
+    rates = [share_of_rate(step, steps=50, warm_up=0.2, last=0.1) for step in range(51)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.1)

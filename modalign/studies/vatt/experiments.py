@@ -45,7 +45,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from modalign._checks import require_choice
 from modalign.data import load
@@ -61,6 +60,7 @@ from modalign.models.vatt_tasks import (
     unit_vectors,
 )
 from modalign.studies import _sweep
+from modalign.studies._schedules import rising_and_falling
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.sources import RATE, SAMPLES, Dataset, Source, clips_of
 from modalign.studies.vatt.triplets import Batches, Triplets, draw_kinds, misalign
@@ -258,19 +258,6 @@ class Run:
     accepted: list[float]
 
 
-def share_of_rate(step: int, *, steps: int, warm_up: float) -> float:
-    """Share of the highest learning rate: up from a tenth, then down to half along a cosine.
-
-    >>> [round(share_of_rate(step, steps=100, warm_up=0.1), 2) for step in (0, 10, 100)]
-    [0.1, 1.0, 0.5]
-    """
-    rising = max(1, round(steps * warm_up))
-    if step < rising:
-        return 0.1 + 0.9 * step / rising
-    done = min(1.0, (step - rising) / max(1, steps - rising))
-    return 0.5 + 0.5 * (1 + math.cos(math.pi * done)) / 2
-
-
 def source_of(setting: Setting, split: str, n: int) -> Source:
     """Aligned clips of a split, of the setting's data set and seed."""
     return clips_of(setting.dataset, split, n, seed=setting.seed, folder=setting.folder)[0]
@@ -331,14 +318,15 @@ def pretrain(
         training = training.to("cuda")
     objective = Objective(model, method, setting.steps, decisions)
     optimizer = torch.optim.Adam(model.parameters(), lr=setting.learning_rate)
-    shape = functools.partial(share_of_rate, steps=setting.steps, warm_up=setting.warm_up)
     history = fit(
         model,
         objective.loss,
         Batches(training, setting.batch_size, setting.seed),
         optimizer=optimizer,
         steps=setting.steps,
-        schedule=LambdaLR(optimizer, shape),
+        schedule=rising_and_falling(
+            optimizer, steps=setting.steps, warm_up=setting.warm_up, last=0.5
+        ),
         schedule_by="step",
         backward=objective.backward,
         after_step=None if after_step is None else functools.partial(after_step, model),

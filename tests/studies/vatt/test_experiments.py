@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
+from modalign.studies._schedules import share_of_rate
 from modalign.studies.vatt import experiments
 from modalign.studies.vatt.experiments import (
     CLAIMS,
@@ -24,7 +25,6 @@ from modalign.studies.vatt.experiments import (
     pretrain,
     record,
     rows_of,
-    share_of_rate,
     tasks,
     training_set,
     verdicts,
@@ -141,7 +141,7 @@ def test_gap_is_that_of_the_centres_over_the_width():
 
 
 def test_the_rate_rises_and_falls_to_half():
-    rates = [share_of_rate(step, steps=200, warm_up=0.1) for step in range(201)]
+    rates = [share_of_rate(step, steps=200, warm_up=0.1, last=0.5) for step in range(201)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[20] == 1
     assert rates[-1] == pytest.approx(0.5)
