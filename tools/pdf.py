@@ -2,8 +2,9 @@
 
     python tools/pdf.py              of the pages in _build/html/, into _build/modalign.pdf
 
-Hints and solutions stand at the end, where they give nothing away. Sphinx's own single page is not
-used: its builder fails on the exercises. The browser is the one that the tests use.
+Hints and solutions stand at the end, where they give nothing away; code that a page folds away is
+left out, and so is sound. Sphinx's own single page is not used: its builder fails on the exercises.
+The browser is the one that the tests use.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FOOTER = (
     '<span class="pageNumber"></span></div>'
 )
 APPENDIX = "hints-and-solutions"
-GONE = ".headerlink, script, audio"
+GONE = ".headerlink, script, audio, video, details.hide.above-input"
 STYLE = """
 @page { size: A4; margin: 18mm 16mm 20mm; }
 html { font-size: 10.5px; }
@@ -35,7 +36,7 @@ body { background: #fff; }
 .book-page { break-before: page; }
 .cover { text-align: center; padding-top: 35vh; break-after: page; }
 .contents ul { list-style: none; }
-details > summary { display: none; }
+details > summary { display: none !important; }
 figure, .cell_output img, table tr, .admonition-title { break-inside: avoid; }
 h1, h2, h3, h4 { break-after: avoid; }
 pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
@@ -162,7 +163,7 @@ def _cover(document: BeautifulSoup, articles: dict[str, Tag]) -> Tag:
         "</div>",
         "lxml",
     ).div
-    titles = {anchor(name): article.select_one("h1").get_text() for name, article in articles.items()}
+    titles = {name: article.select_one("h1").get_text() for name, article in articles.items()}
     for place, title in {**titles, APPENDIX: "Hints and solutions"}.items():
         line, link = document.new_tag("li"), document.new_tag("a", href=f"#{place}")
         link.string = title
