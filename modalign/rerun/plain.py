@@ -121,8 +121,7 @@ def _works(path: Path) -> dict[str, tuple[str, str]]:
         return {}
     found = {}
     for key, entry in parse_file(str(path)).entries.items():
-        people = [" ".join(person.last_names) for person in entry.persons["author"]]
-        people = [re.sub(r"[{}]", "", each) for each in people]
+        people = [" ".join(map(str, each.rich_last_names)) for each in entry.persons["author"]]
         who = people[0] if len(people) == 1 else f"{people[0]} and {people[1]}"
         found[key] = (f"{people[0]} et al." if len(people) > 2 else who, entry.fields["year"])
     return found

@@ -113,3 +113,7 @@ def test_a_folder_without_a_book_has_no_names(tmp_path):
     contents = "format: jb-book\nroot: intro\nparts:\n  - chapters:\n      - file: other\n"
     (tmp_path / "_toc.yml").write_text(contents)
     assert names(tmp_path) == Names({}, {}, {}, {})
+
+
+def test_accents_of_the_bibliography_are_letters():
+    assert names(ROOT).works["peyre2019computational"] == ("Peyré and Cuturi", "2019")
