@@ -48,8 +48,9 @@ a { text-decoration: none; }
 def pages(root: Path) -> list[str]:
     """The names of the pages, without suffix, in the order of the contents."""
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [each["file"] for part in contents["parts"] for each in part["chapters"]]
-    return [contents["root"], *chapters]
+    chapters = [each for part in contents["parts"] for each in part["chapters"]]
+    below = [[chapter, *chapter.get("sections", [])] for chapter in chapters]
+    return [contents["root"], *(each["file"] for group in below for each in group)]
 
 
 def anchor(page: str, name: str = "") -> str:
