@@ -1,9 +1,10 @@
 """What comes after pretraining: retrieval in a new domain, questions, and judgements."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def _fit(
     )
 
 
-class Examples(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Examples:
     """What a task asks of some pictures.
 
     Attributes:
