@@ -84,6 +84,7 @@ class Setting:
             rises over the first tenth of the epochs, or ``"sgd"`` with momentum 0.9.
         normalization: ``"sbn"``, ``"ln2"``, ``"ln4"`` or ``"none"``.
         projection: random projection of the features; else the full features.
+        full_relu: where they come in full, a ReLU after the trained layer in its place.
         pretrain_epochs: epochs on an easier world before.
         epochs: 350 in the paper; 30 on shapes.
         learning_rate: 0.007 with LARS (paper); with Adam 0.001, and with SGD 0.1 (ours).
@@ -95,16 +96,20 @@ class Setting:
         clip: largest norm of the gradient (paper: 2).
         every: epochs between evaluations.
         clip_features: of YMS, a `modalign.data.FeatureFile` of real ones; else they are simulated.
+        dense: of YMS, numbers that the text features are brought down to; 0 for all 768.
+        redraw: of YMS, simulate the training clips anew for each epoch.
         seed: of everything that is drawn.
 
     Raises:
-        ValueError: for a choice that is not offered, or real clip features where there are none.
+        ValueError: for a choice that is not offered, real clip features where there are none, or
+            dense text or a new draw where nothing is simulated.
     """
 
     dataset: Dataset = "shapes"
     optimizer: Optimizer = "lars"
     normalization: Norms = "sbn"
     projection: bool = True
+    full_relu: bool = True
     pretrain_epochs: int = 0
     epochs: int = USUAL
     learning_rate: float = USUAL
@@ -116,6 +121,8 @@ class Setting:
     clip: float = 2.0
     every: int = 10
     clip_features: str = ""
+    dense: int = 0
+    redraw: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +134,13 @@ class Setting:
                 f"clip_features: expected dataset 'yms' without pretraining, whose easier world is "
                 f"simulated, got {self.dataset!r} and {self.pretrain_epochs} epochs of it"
             )
+        if (self.dense or self.redraw) and (
+            self.dataset != "yms" or self.clip_features or self.pretrain_epochs
+        ):
+            raise ValueError(
+                f"dense, redraw: expected dataset 'yms' with simulated clips and no pretraining, "
+                f"got {self.dataset!r}, {self.clip_features!r} and {self.pretrain_epochs} epochs"
+            )
         usual = {**SIZES[self.dataset], "learning_rate": RATES[self.optimizer]}
         for name, value in usual.items():
             if getattr(self, name) < 0:
@@ -135,14 +149,22 @@ class Setting:
 
 @functools.lru_cache(maxsize=2)
 def samples(
-    dataset: str, seed: int, noise: float, sequences: int, easier: bool, clip_features: str = ""
+    dataset: str,
+    seed: int,
+    noise: float,
+    sequences: int,
+    easier: bool,
+    clip_features: str = "",
+    dense: int = 0,
 ) -> dict[str, list[Sample]]:
     """The splits of a data set, whole, and blocks of the training split where they are long."""
     if dataset == "yms":
         if easier:
             return {"train": _blocks(easier_yms_samples(3, seed=seed))}
         whole = {
-            split: yms_samples(split, seed=seed, noise=noise, clip_features=clip_features or None)
+            split: yms_samples(
+                split, seed=seed, noise=noise, clip_features=clip_features or None, dense=dense
+            )
             for split in ("train", "validation", "test")
         }
         return {**whole, "train": _blocks(whole["train"])}
@@ -158,7 +180,14 @@ def samples(
 def samples_of(setting: Setting, *, easier: bool = False) -> dict[str, list[Sample]]:
     """:func:`samples` of a setting, or of the easier world that it is pretrained on."""
     drawn = (setting.dataset, setting.seed, setting.noise, setting.sequences)
-    return samples(*drawn, easier=easier, clip_features=setting.clip_features)
+    told = {"clip_features": setting.clip_features, "dense": setting.dense}
+    return samples(*drawn, easier=easier, **told)
+
+
+def redrawn(setting: Setting, draw: int) -> list[Sample]:
+    """The training blocks of YMS with clips that are simulated anew."""
+    options: dict[str, Any] = {"noise": setting.noise, "dense": setting.dense}
+    return _blocks(yms_samples("train", seed=setting.seed, draw=draw, **options))
 
 
 def _blocks(whole: Iterable[Sample]) -> list[Sample]:
@@ -185,6 +214,7 @@ def build(setting: Setting, train: Sequence[Sample]) -> NeuMATCH:
             snippets.shape[1],
             hidden=setting.hidden,
             projection=setting.projection,
+            full_relu=setting.full_relu,
             normalization=None if setting.normalization == "none" else setting.normalization,
             seed=setting.seed,
         ),
@@ -343,6 +373,13 @@ def train(
         losses["loss"].backward()
         return norm_ratios(model)
 
+    def epochs_of(data: list[Sample]) -> Callable[[int], Iterable[Batch]]:
+        def epoch_of(epoch: int) -> Iterable[Batch]:
+            drawn = reduced(model, redrawn(setting, epoch)) if setting.redraw and epoch else data
+            return batches(drawn, setting.batch_size, seed=setting.seed, epoch=epoch)
+
+        return epoch_of
+
     stages = [("", splits["train"], setting.epochs)]
     if setting.pretrain_epochs:
         easier = reduced(model, samples_of(setting, easier=True)["train"])
@@ -353,7 +390,7 @@ def train(
         history = fit(
             model,
             functools.partial(action_loss, label_smoothing=setting.label_smoothing),
-            _epochs(data, setting),
+            epochs_of(data),
             optimizer=optimizer,
             schedule=WarmupPlateau(optimizer, warmup=warmup),
             epochs=epochs,
@@ -368,10 +405,6 @@ def train(
         )
     model.eval()
     return Run(model, history, splits["test"], assign(model, splits["test"]))
-
-
-def _epochs(data: list[Sample], setting: Setting) -> Callable[[int], Iterable[Batch]]:
-    return lambda epoch: batches(data, setting.batch_size, seed=setting.seed, epoch=epoch)
 
 
 def run(dataset: Dataset, *, progress: bool = True, **options: Any) -> dict[str, float]:
