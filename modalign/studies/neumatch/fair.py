@@ -28,6 +28,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Comparison(NamedTuple):
     """
 
     arms: Mapping[str, Changes]
-    common: Changes = {}
+    common: Changes = types.MappingProxyType({})
     reach: float | None = None
 
 

@@ -20,7 +20,9 @@ def runs(**columns):
 
 
 def transposed(columns):
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
