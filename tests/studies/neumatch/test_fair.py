@@ -110,6 +110,14 @@ def test_a_comparison_is_searched_then_tested_and_goes_on_where_it_was(tmp_path,
     pd.testing.assert_frame_equal(records.load("neumatch/fair-optimizers", tmp_path), tested)
 
 
+def test_the_view_is_the_one_in_which_both_optimizers_do_best_on_validation():
+    table = runs(
+        view=["noise 1", "dense text", "dense text", "dense text, redrawn", "dense text, redrawn"]
+    )
+    table[fair.VALIDATION[0]] = [0.9, 0.5, 0.1, 0.4, 0.4]  # no view outside CLEARER is chosen
+    assert fair.lifted_view(table) == "dense text, redrawn"
+
+
 def test_seeds_in_both_stages_and_unknown_comparisons_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected no seed in both, got \[3\]"):
         record("optimizers", tuning=[3], seeds=[3, 4], folder=tmp_path)
