@@ -13,6 +13,7 @@ the weights before it and after it, which ``fit`` shows to nobody.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalign import records
 from modalign._checks import require_choice, require_finite
 from modalign.lars import LARS
 from modalign.metrics import difference
@@ -556,6 +558,39 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
         pairs = len(runs[each.table][each.better])
         rows.append(judged({each.claim: claim}, [(each.claim, each.says, found, pairs)]))
     return pd.concat(rows, ignore_index=True)
+
+
+def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """:func:`claims` on the table of the fair grid, and on the older one until that is recorded.
+
+    Returns:
+        The rows of :func:`claims`, with ``fair`` and with ``budget``, what both sides got.
+    """
+    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    found = []
+    for name in ("pace", "norms"):
+        fair = (root / f"sequences/fair-{name}.json").exists()
+        table = records.load(f"sequences/{'fair-' if fair else ''}{name}", folder=folder)
+        offered = {len(rates) for rates in table.attrs["parameters"]["rates"].values()}
+        trials = " or ".join(map(str, sorted(offered)))
+        budget = f"{trials} rates, {table.seed.nunique()} seeds"
+        found.append(claims({name: table}, fair=fair).assign(fair=fair, budget=budget))
+    rows = pd.concat(found, ignore_index=True)
+    return rows.sort_values("claim", kind="stable", ignore_index=True)
+
+
+def at_an_end(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The groups whose best rate is the first or the last one that was offered.
+
+    Args:
+        table: of :func:`last`, with ``optimizer`` among ``by``.
+        by: columns whose combinations have a rate each.
+    """
+    taken = best(table, by)[[*by, "learning_rate"]].drop_duplicates()
+    offered = table.groupby("optimizer").learning_rate
+    ends = pd.concat([offered.min(), offered.max()], axis=1).apply(set, axis=1)
+    kept = [row.learning_rate in ends[row.optimizer] for row in taken.itertuples()]
+    return taken[kept].reset_index(drop=True)
 
 
 def settings(name: str, seeds: Iterable[int]) -> list[Setting]:

@@ -11,6 +11,7 @@ from modalign.studies.sequences import (
     Setting,
     best,
     claims,
+    readings,
     sample,
     settings,
     train,
@@ -106,6 +107,33 @@ def test_fair_grids_hold_the_older_rates_and_fresh_seeds(name):
     older, fair = (sequence_norms.RATES[f"sequences/{kind}{name}"] for kind in ("", "fair-"))
     assert all(set(older[optimizer]) <= set(fair[optimizer]) for optimizer in older)
     assert not set(sequence_norms.FAIR_SEEDS) & set(records.load(f"sequences/{name}").seed)
+
+
+def test_verdicts_are_those_of_the_recorded_tables_by_the_one_rule():
+    found = readings()
+    assert set(found.claim) == {each.claim for each in sequence_norms.CONTRASTS}
+    for each in found.itertuples():
+        said = "undecided"
+        if each.low > 0 or each.high < 0:
+            said = "holds" if each.low > 0 else "reversed"
+        elif each.high < each.smallest:
+            said = "absent"
+        assert each.verdict == said, each
+        assert each.fair or each.smallest == 0
+
+
+def test_best_rates_at_the_end_of_their_grid():
+    found = sequence_norms.at_an_end(table(), ["optimizer", "unit"])
+    assert len(found) == 4  # of two rates, both are ends
+    wider = pd.concat([table(), table().assign(learning_rate=0.05, validation=0.0)])
+    found = sequence_norms.at_an_end(wider, ["optimizer", "unit"])
+    assert set(zip(found.optimizer, found.unit, strict=True)) == {
+        ("adam", 1.0),
+        ("sgd", 1.0),
+        ("sgd", 0.1),
+    }
+    older = records.load("sequences/norms")
+    assert len(sequence_norms.at_an_end(older, ["optimizer", "norm"])) == 10
 
 
 def table():

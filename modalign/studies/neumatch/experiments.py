@@ -499,8 +499,9 @@ def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
     Returns:
         ``clips`` and the share of them ``without snippet``; ``clips a snippet`` that has some;
         ``blocks`` to train on, the ``longest block`` in actions, and the ``blocks of 100``, where
-        all are cut at 100. And video accuracy and text IoU of alignment by ``text length``, where
-        the surplus spaces of the file count as letters, without and with ``median margins``.
+        all are cut at 100. And video accuracy and text IoU of the truth on the test split and on
+        the ``blocks``, also ``pooled``; and of alignment by ``text length``, where the surplus
+        spaces of the file count as letters, without and with ``median margins``.
 
     Raises:
         FileNotFoundError: where the files are not there.
@@ -523,6 +524,10 @@ def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
         "longest block": max(len(block.actions) for block in cut),
         "blocks of 100": len(exact),
     }
+    test = yms_samples("test", clip_width=1, text_width=1, folder=place)
+    for name, of in (("truth", test), ("blocks", cut)):
+        bound = measure(of, (each.clip_snippet.numpy() for each in of))
+        found |= {f"{name}, {kind}": value for kind, value in bound.items()}
     texts: dict[str, list[int]] = {}
     for line in (place / "annotations_phrases.txt").read_text(encoding="utf-8").splitlines():
         key, text = line.split("\t")
@@ -537,8 +542,8 @@ def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
             assigned = proportional(times, texts[row["id"]], margins)
             scores.append(alignment_scores(assigned, times, times_of(row["snippets"])))
         summary = summarise_alignment(scores)
-        for measure in ("video_accuracy", "text_iou"):
-            found[f"{name}, {measure}"] = summary[measure]
+        for kind in ("video_accuracy", "text_iou"):
+            found[f"{name}, {kind}"] = summary[kind]
     return found
 
 

@@ -135,7 +135,9 @@ CLEARER: dict[str, Changes] = {
     "dense text, redrawn, no noise": {"dense": 64, "redraw": True, "noise": 0.0},
 }
 VIEWS: dict[str, Changes] = {
-    "noise 1": {"noise": 1.0},  # as it was until 12 minutes before the rows were written down
+    "noise 1": {
+        "noise": 1.0
+    },  # as it first was; lowered three hours before the first recorded sweep
     "noise 0.3": {},  # as in the recorded tables
     "no noise": {"noise": 0.0},
     **CLEARER,
