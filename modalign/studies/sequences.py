@@ -29,7 +29,7 @@ from modalign.lars import LARS
 from modalign.metrics import difference
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, judged
+from modalign.studies._claims import Claim, decided, judged
 from modalign.studies._sweep import Task, fixed_by, settings_of
 from modalign.training import DivergenceError
 
@@ -564,7 +564,7 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """:func:`claims` on the table of the fair grid, and on the older one until that is recorded.
 
     Returns:
-        The rows of :func:`claims`, with ``fair`` and with ``budget``, what both sides got.
+        The rows of :func:`claims`, with ``fair``, ``table``, and ``budget``, what both sides got.
     """
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     found = []
@@ -574,9 +574,19 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         offered = {len(rates) for rates in table.attrs["parameters"]["rates"].values()}
         trials = " or ".join(map(str, sorted(offered)))
         budget = f"{trials} rates, {table.seed.nunique()} seeds"
-        found.append(claims({name: table}, fair=fair).assign(fair=fair, budget=budget))
+        about = {
+            "fair": fair,
+            "budget": budget,
+            "table": f"sequences/{'fair-' if fair else ''}{name}",
+        }
+        found.append(claims({name: table}, fair=fair).assign(**about))
     rows = pd.concat(found, ignore_index=True)
     return rows.sort_values("claim", kind="stable", ignore_index=True)
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """One verdict a claim, over its :func:`readings`."""
+    return decided(readings(folder))
 
 
 def at_an_end(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
