@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from modalign import records
 from modalign.metrics import difference
@@ -393,15 +394,18 @@ def could_be_seen(judged_rows: pd.DataFrame) -> dict[str, int]:
     """Of contrasts on a recorded table: how many could see the paper's own effect.
 
     Returns:
-        ``contrasts``; those ``blind`` to it, whose interval is longer than the paper's effect is
-        large, so that it may hold both that effect and zero; those ``undecided``, and how many of
-        them ``exclude`` the paper's effect.
+        ``contrasts``; those ``blind`` to it, whose interval would exclude zero in fewer than four
+        of five such tables if the paper's effect were true (by the noncentral t distribution);
+        those ``undecided``, and how many of them ``exclude`` the paper's effect.
     """
-    length = judged_rows.high - judged_rows.low
+    free = judged_rows.pairs - 1
+    critical = stats.t.ppf(0.975, free)
+    error = (judged_rows.high - judged_rows.low) / 2 / critical
+    power = stats.nct.sf(critical, free, judged_rows.paper.abs() / error)
     undecided = judged_rows[judged_rows.verdict == "undecided"]
     return {
         "contrasts": len(judged_rows),
-        "blind": int((length >= judged_rows.paper.abs()).sum()),
+        "blind": int((power < 0.8).sum()),
         "undecided": len(undecided),
         "exclude": int((undecided.high < undecided.paper).sum()),
     }

@@ -132,7 +132,7 @@ def test_how_many_exclude_zero_and_what_could_be_seen():
     counted = {name: tuple(excluding_zero(table)) for name, table in tables.items()}
     assert counted == {"yms": (20, 2, 0), "yms-long": (6, 3, 3), "shapes": (29, 15, 10)}
     seen = could_be_seen(tables["yms"])
-    assert (seen["undecided"], seen["exclude"]) == (18, 7)
+    assert (seen["blind"], seen["undecided"], seen["exclude"]) == (13, 18, 7)
 
 
 def test_rows_minus_the_line_that_leaves_every_clip_out():
