@@ -201,6 +201,12 @@ def chosen(search: pd.DataFrame, reach: float | None) -> dict[str, float]:
     return {arm: float(part.idxmax()[1]) for arm, part in quality.groupby("row")}
 
 
+def at_an_end(name: str, search: pd.DataFrame) -> list[str]:
+    """The arms of a comparison whose chosen rate is the first or the last of its grid."""
+    best = chosen(search, COMPARISONS[name].reach)
+    return [arm for arm, rates in grids(name).items() if best[arm] in (min(rates), max(rates))]
+
+
 def _tested(task: Task) -> pd.DataFrame:
     table = experiments._work(task)
     table.insert(1, "rate", task.setting.learning_rate)

@@ -127,6 +127,28 @@ def test_a_recorded_comparison_was_made_as_it_was_decided(name):
     assert set(VALIDATION) <= set(search)
 
 
+def test_a_fair_comparison_decides_in_place_of_the_older_table(tmp_path):
+    arms = COMPARISONS["optimizers"].arms
+    tested = runs({arm: 0.3 - 0.1 * (arm == ADAM) for arm in arms}).assign(epoch=30, rate=0.003)
+    search = pd.concat(
+        [
+            tested[tested.row == arm].assign(rate=rate)
+            for arm in arms
+            for rate in grids("optimizers")[arm]
+        ]
+    )
+    best = (search.rate == 0.003).astype(float)
+    search = search.assign(**dict.fromkeys(VALIDATION, best), **{"train text_iou": 0.5})
+    for name, table in (("", tested), ("-search", search)):
+        path = f"neumatch/fair-optimizers{name}"
+        records.save(table, path, parameters={}, seconds=1.0, folder=tmp_path)
+    found = readings("c29", tmp_path)
+    assert found.fair.all()
+    assert found.verdict.tolist() == ["holds", "holds", "absent", "absent"]
+    # no rate of LARS is 0.003 in its grid: all are as good, and the first is taken
+    assert found.budget[0].endswith("at an end of its grid: RP + SBN + LARS")
+
+
 def test_how_many_exclude_zero_and_what_could_be_seen():
     tables = {name: judge(finals(records.load(f"neumatch/{name}")), SCORES) for name in OLDER}
     counted = {name: tuple(excluding_zero(table)) for name, table in tables.items()}

@@ -74,6 +74,17 @@ def test_the_rate_is_the_best_on_validation_over_the_tuning_seeds():
         chosen(pd.concat([table, runs(row=["b"])]), None)
 
 
+def test_arms_whose_best_rate_is_at_an_end_are_named():
+    arms = grids("optimizers")
+    best = dict(zip(arms, (0.007, 0.0003, 0.003), strict=True))
+    table = runs(row=[arm for arm, rates in arms.items() for _ in rates])
+    table["rate"] = [rate for rates in arms.values() for rate in rates]
+    table[fair.VALIDATION[0]] = [
+        float(r == best[a]) for a, r in zip(table.row, table.rate, strict=True)
+    ]
+    assert fair.at_an_end("optimizers", table) == ["RP + SBN + Adam"]
+
+
 def test_a_run_that_diverges_in_the_search_is_kept_without_a_score(monkeypatch):
     def diverges(task):
         raise DivergenceError("loss became nan", pd.DataFrame({"epoch": [1, 2]}))
