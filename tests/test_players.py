@@ -15,6 +15,19 @@ from modalign.gradients import harmonized_backward, realign
 from modalign.transport import ipot
 
 
+def opened(browser, folder, shown, touch):
+    """A player alone on a page of a phone: the browser's context, the tab, and the errors in it."""
+    page = folder / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
+    context = browser.new_context(
+        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
+    )
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(page.as_uri())
+    return context, tab, faults
+
+
 def content(source):
     kind, encoded = re.fullmatch(r"data:(.+?);base64,(.+)", source).groups()
     return kind, io.BytesIO(base64.b64decode(encoded))
@@ -120,14 +133,7 @@ def test_a_plan_stands_still_without_scripts():
 def test_a_plan_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
     points, prototypes = clouds()
     shown = players.transport(points, prototypes, exact=0.25, label="a plan")
-    page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
-    context = browser.new_context(
-        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
-    )
-    tab, faults = context.new_page(), []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.goto(page.as_uri())
+    context, tab, faults = opened(browser, tmp_path, shown, touch)
 
     def holds():
         beta, step, cost, off = said(tab.locator("output").inner_text())
@@ -216,14 +222,7 @@ def test_a_conflict_stands_still_without_scripts():
 @pytest.mark.parametrize("touch", [False, True])
 def test_a_conflict_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
     shown = players.conflict(np.array([1.0, 0.4]), np.array([-1.2, 1.0]), label="two gradients")
-    page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
-    context = browser.new_context(
-        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
-    )
-    tab, faults = context.new_page(), []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.goto(page.as_uri())
+    context, tab, faults = opened(browser, tmp_path, shown, touch)
 
     def holds():
         ends = [
@@ -356,14 +355,7 @@ def test_a_grid_need_not_divide_the_picture():
 def test_a_word_is_picked_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
     given = attended()
     shown = players.attention(**given, label="a star")
-    page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><main>{shown.data}</main>", "utf-8")
-    context = browser.new_context(
-        offline=True, has_touch=touch, viewport={"width": 390, "height": 800}
-    )
-    tab, faults = context.new_page(), []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.goto(page.as_uri())
+    context, tab, faults = opened(browser, tmp_path, shown, touch)
 
     def holds(word):
         says_where_the_model_looked(tab.locator("output").inner_text(), given, word)

@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from modalign._checks import checked, describe
 from modalign.metrics.captions import caption_tokens
+from modalign.models.word_maps import PAD, UNKNOWN, require_word_map
 
 if TYPE_CHECKING:
     from modalign.data.features import FeatureFile
 
-PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
+START, END = "<start>", "<end>"
 MARKS = (PAD, START, END, UNKNOWN)
 
 
@@ -48,13 +49,7 @@ class Vocabulary:
     """
 
     def __init__(self, word_map: Mapping[str, int]) -> None:
-        for mark in MARKS:
-            if mark not in word_map:
-                raise ValueError(f"word_map: expected the mark {mark}, found none")
-        if sorted(word_map.values()) != list(range(len(word_map))) or word_map[PAD] != 0:
-            raise ValueError(
-                f"word_map: expected the tokens 0 to {len(word_map) - 1}, once each, and {PAD} at 0"
-            )
+        require_word_map(word_map, MARKS)
         self.tokens = dict(word_map)
         self.words = sorted(word_map, key=lambda word: word_map[word])
         self.start, self.end, self.unknown = (word_map[mark] for mark in (START, END, UNKNOWN))

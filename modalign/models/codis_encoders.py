@@ -313,16 +313,21 @@ def transformers_towers(
     return Interpolated(vit), bert
 
 
+def layer_options(config: Config) -> dict[str, Any]:
+    """Of every transformer layer of CODIS, whether it encodes or decodes."""
+    return {
+        "d_model": config.width,
+        "nhead": config.heads,
+        "dim_feedforward": 4 * config.width,
+        "dropout": 0.0,
+        "activation": "gelu",
+        "batch_first": True,
+        "norm_first": True,
+    }
+
+
 def _transformer(config: Config, layers: int) -> nn.TransformerEncoder:
-    layer = nn.TransformerEncoderLayer(
-        config.width,
-        config.heads,
-        4 * config.width,
-        dropout=0.0,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-    )
+    layer = nn.TransformerEncoderLayer(**layer_options(config))
     norm = nn.LayerNorm(config.width)
     return nn.TransformerEncoder(layer, layers, norm, enable_nested_tensor=False)
 

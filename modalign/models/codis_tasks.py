@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from modalign._checks import checked, describe
 from modalign.models.codis import Codis, rerank
-from modalign.models.codis_encoders import CLS_ID, with_cls
+from modalign.models.codis_encoders import CLS_ID, layer_options, with_cls
 from modalign.models.inputs import tokenize
 
 
@@ -197,15 +197,7 @@ class Questions(nn.Module):
         self.register_buffer("answer_mask", mask)
         self.words = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(1, config.max_length, config.width))
-        layer = nn.TransformerDecoderLayer(
-            config.width,
-            config.heads,
-            4 * config.width,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        layer = nn.TransformerDecoderLayer(**layer_options(config))
         self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(config.width))
         self.head = nn.Linear(config.width, config.vocabulary)
 

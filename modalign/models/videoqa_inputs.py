@@ -17,8 +17,9 @@ from torch.nn import functional
 from modalign._checks import describe, require_choice
 from modalign.models.padded import Padded
 from modalign.models.tvqa_abc import ANSWERS, STREAMS
+from modalign.models.word_maps import PAD, UNKNOWN, require_word_map
 
-PAD, UNKNOWN, EOS = "<pad>", "<unk>", "<eos>"
+EOS = "<eos>"
 MARKS = (PAD, UNKNOWN, EOS)
 FPS = 3.0  # frames a second whose features are kept
 # at most so many steps of a context, as in the public code
@@ -61,13 +62,7 @@ class Words:
     """
 
     def __init__(self, word_map: Mapping[str, int]) -> None:
-        for mark in MARKS:
-            if mark not in word_map:
-                raise ValueError(f"word_map: expected the mark {mark}, found none")
-        if sorted(word_map.values()) != list(range(len(word_map))) or word_map[PAD] != 0:
-            raise ValueError(
-                f"word_map: expected the tokens 0 to {len(word_map) - 1}, once each, and {PAD} at 0"
-            )
+        require_word_map(word_map, MARKS)
         self.tokens = dict(word_map)
 
     @classmethod

@@ -9,7 +9,8 @@ from PIL import Image
 from modalign import records
 from modalign.data import shapes
 from modalign.models.codis import Codis
-from modalign.studies.codis import maps, pairs, pretraining, recording, tasks
+from modalign.studies._schedules import share_of_rate
+from modalign.studies.codis import figures, maps, pairs, pretraining, recording, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
     ALBEF,
@@ -64,7 +65,7 @@ def test_a_batch_has_to_divide_the_queue():
 
 
 def test_the_rate_rises_then_falls():
-    rates = [pretraining.rate(step, steps=50, warm_up=0.2) for step in range(51)]
+    rates = [share_of_rate(step, steps=50, warm_up=0.2, last=0.1) for step in range(51)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.1)
@@ -453,6 +454,6 @@ def test_a_sweep_of_some_rows(small, tmp_path):
 def test_every_claim_of_the_world_is_decided_by_one_table():
     ids = [claim for each in DECIDED_BY.values() for claim in each]
     assert len(ids) == len(set(ids))
-    assert set(CLAIMS) - set(ids) <= {"c26d", "c26e"}
-    judged = recording.verdicts()
-    assert judged["claim"].tolist() == ids
+    photographs = {"c21p", "c22p", "c23p", "c26d", "c26e"}
+    assert set(CLAIMS) - set(ids) <= photographs
+    assert figures.judged()["claim"].tolist() == ids

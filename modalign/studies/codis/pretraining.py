@@ -1,8 +1,6 @@
 """Pretrain CODIS, and measure retrieval."""
 
 import dataclasses
-import functools
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from modalign.metrics import retrieval
 from modalign.models.codis import Codis
 from modalign.models.codis_encoders import Config
 from modalign.models.codis_tasks import Retrieval
+from modalign.studies._schedules import rising_and_falling
 from modalign.studies.codis.pairs import Epochs, Pairs, data, ready
 from modalign.studies.codis.setting import LENGTH, Setting
 from modalign.training import fit, seeded
@@ -26,22 +25,9 @@ def loss(model: Codis, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return model.losses(ready(batch))
 
 
-def rate(step: int, *, steps: int, warm_up: float) -> float:
-    """Share of the highest rate: up from a tenth, then down to a tenth along a cosine.
-
-    >>> [round(rate(step, steps=100, warm_up=0.1), 2) for step in (0, 10, 100)]
-    [0.1, 1.0, 0.1]
-    """
-    rising = max(1, round(steps * warm_up))
-    if step < rising:
-        return 0.1 + 0.9 * step / rising
-    done = min(1.0, (step - rising) / max(1, steps - rising))
-    return 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
-
-
-def rising_and_falling(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> LambdaLR:
-    """The schedule of :func:`rate`, of pretraining and of fine-tuning."""
-    return LambdaLR(optimizer, functools.partial(rate, steps=steps, warm_up=warm_up))
+def schedule_of(optimizer: torch.optim.Optimizer, steps: int, setting: Setting) -> LambdaLR:
+    """Of pretraining and of fine-tuning: up from a tenth, and down to a tenth, as in the paper."""
+    return rising_and_falling(optimizer, steps=steps, warm_up=setting.warm_up, last=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +106,7 @@ def pretrain(
     groups.append({"params": gamma, "lr": setting.temperature_rate, "weight_decay": 0.0})
     decay = setting.weight_decay
     optimizer = torch.optim.AdamW(groups, lr=setting.learning_rate, weight_decay=decay)
-    schedule = rising_and_falling(optimizer, len(batches) * setting.epochs, setting.warm_up)
+    schedule = schedule_of(optimizer, len(batches) * setting.epochs, setting)
     history = fit(
         model,
         loss,

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference
 from modalign.studies import _sweep
@@ -22,7 +21,6 @@ from modalign.studies.codis.setting import (
     ALBEF,
     BASELINES,
     CLAIMS,
-    DECIDED_BY,
     FULL,
     ROWS,
     TASKS,
@@ -120,24 +118,20 @@ def record(
     )
 
 
-def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Every claim, from the recorded table that decides it (:data:`DECIDED_BY`)."""
-    judged = []
-    for name, ids in DECIDED_BY.items():
-        found = claims(records.load(f"codis/{name}", folder=folder))
-        judged.append(found[found["claim"].isin(ids)].assign(table=name))
-    return pd.concat(judged, ignore_index=True)
-
-
-def claims(table: pd.DataFrame) -> pd.DataFrame:
+def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFrame:
     """The paired difference of each claim with its 95% interval, and its verdict.
 
-    Claims about what a table does not hold, such as the world's in one of photographs, are left
-    out.
+    Args:
+        table: recorded; claims about measures that it does not hold are left out.
+        ids: of the claims.
+
+    Raises:
+        KeyError: for a claim about a row that the table does not hold.
     """
     rows = []
     by_row = {row: part.set_index("seed") for row, part in table.groupby("row")}
-    for claim, (row, measure, other, than, smallest) in CLAIMS.items():
+    for claim in ids:
+        row, measure, other, than, smallest = CLAIMS[claim]
         if not {measure, than} <= set(table.columns):
             continue
         found = difference(by_row[row][measure].to_dict(), by_row[other][than].to_dict())

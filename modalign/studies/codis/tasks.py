@@ -16,7 +16,7 @@ from modalign.models.codis_encoders import with_cls
 from modalign.models.codis_tasks import Judge, Questions, Retrieval
 from modalign.models.inputs import tokenize
 from modalign.studies.codis.pairs import Epochs, painted, ready, shrunk
-from modalign.studies.codis.pretraining import Run, rising_and_falling
+from modalign.studies.codis.pretraining import Run, schedule_of
 from modalign.studies.codis.setting import LENGTH, FineTuning, Setting, Task
 from modalign.studies.codis.words import answers
 from modalign.training import fit, seeded, shuffled
@@ -66,7 +66,7 @@ def _fit(
         loss,
         batches,
         optimizer=optimizer,
-        schedule=rising_and_falling(optimizer, epochs * len(batches), run.setting.warm_up),
+        schedule=schedule_of(optimizer, epochs * len(batches), run.setting),
         schedule_by="step",
         epochs=epochs,
         device="cpu" if run.model.itm_head.weight.device.type == "cpu" else "auto",
