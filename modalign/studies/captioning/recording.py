@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -145,12 +146,26 @@ def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def summary(table: pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
-    """What was measured of each row, means over seeds with 95% intervals."""
+def summary(
+    table: pd.DataFrame, floors: pd.DataFrame | None = None, *, digits: int = 3
+) -> pd.DataFrame:
+    """What was measured of each row, means over seeds with 95% intervals.
+
+    With a table of :func:`record_floors` its rows stand first, and below them, in the world, what
+    a map scores that is the same everywhere. Its intersection over union is the part of the picture
+    that the named thing fills, as is its chance in the pointing game.
+    """
     runs = scores(table)
     measures = ["bleu_4", "cider", "curve", "early", "pointing", "iou", "cka", "cka_debiased",
                 "cka_shuffled"]  # fmt: skip
-    return interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)
+    found = [interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)]
+    if floors is not None:
+        found.insert(0, interval_table(floors, "floor", ["bleu_4", "cider"], digits=digits))
+        if "pointing_by_chance" in runs:
+            even = runs[runs.row == WITHOUT].assign(row="even map")
+            even["pointing"] = even["iou"] = even.pointing_by_chance
+            found.insert(1, interval_table(even, "row", ["pointing", "iou"], digits=digits))
+    return pd.concat(found).rename_axis("row").fillna("")
 
 
 def figure(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
@@ -183,3 +198,25 @@ def floors(setting: Setting) -> pd.DataFrame:
     }
     rows = [{"floor": name, **caption_scores(*each).as_dict()} for name, each in said.items()]
     return pd.DataFrame(rows).set_index("floor")
+
+
+def record_floors(
+    seeds: Iterable[int] = range(5), *, folder: str | pathlib.Path | None = None, **options: Any
+) -> None:
+    """Keep :func:`floors` of both recorded sweeps as the table ``captioning/floors``, a row a seed.
+
+    A seed draws the scenes of the world, and the captions of ``random``.
+    """
+    started, seeds, found = time.monotonic(), list(seeds), []
+    for dataset, sizes in PRESETS.items():
+        for seed in seeds:
+            setting = Setting(**{"dataset": dataset, **sizes, **options, "seed": seed})
+            part = floors(setting).reset_index()
+            found.append(part.assign(dataset=dataset, seed=seed))
+    records.save(
+        pd.concat(found),
+        "captioning/floors",
+        parameters={"seeds": seeds, "sizes": PRESETS, **options},
+        seconds=time.monotonic() - started,
+        folder=folder,
+    )
