@@ -341,6 +341,8 @@ def test_floors_stand_above_the_rows(recorded, tmp_path, monkeypatch):
     assert found.loc["even map", "iou"].startswith(f"{chance:.3f} [")
     assert found.bleu_4["human"].startswith(f"{floors[floors.floor == 'human'].bleu_4.mean():.3f}")
     assert found.loc["human", "pointing"] == found.loc["even map", "bleu_4"] == ""
+    line = recording.figure(recorded, [WITHOUT], floors).axes[0].lines[-1]
+    assert set(line.get_ydata()) == {floors[floors.floor == "constant"].bleu_4.mean()}
     rest = found.iloc[4:][recording.summary(recorded).columns]
     assert rest.equals(recording.summary(recorded))
 

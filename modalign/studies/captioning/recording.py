@@ -168,12 +168,18 @@ def summary(
     return pd.concat(found).rename_axis("row").fillna("")
 
 
-def figure(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
-    """BLEU-4 on validation and debiased CKA by epoch, of some rows."""
+def figure(table: pd.DataFrame, rows: Sequence[str], floors: pd.DataFrame | None = None) -> Figure:
+    """BLEU-4 on validation and debiased CKA by epoch, of some rows.
+
+    With a table of :func:`record_floors`, dotted, what one sentence for all test pictures scores.
+    """
     shown = table[(table.epoch > 0) & table.row.isin(rows)]
     drawn, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, layout="constrained")
     plots.curves(axes[0], shown, "epoch", "validation", "row")
     plots.curves(axes[1], shown, "epoch", "cka_debiased", "row", legend=False)
+    if floors is not None:
+        constant = floors[floors.floor == "constant"].bleu_4.mean()
+        axes[0].axhline(constant, color="black", linewidth=0.9, linestyle=":")
     axes[0].set(ylabel="BLEU-4, validation")
     axes[1].set(ylabel="debiased CKA")
     sns.despine(drawn)
