@@ -304,6 +304,12 @@ def test_a_claim_depends_where_its_readings_differ(tmp_path):
         assert found.claim.tolist() == ["c7", "c8", "c36"]
         assert found.dataset.tolist() == ["flickr8k", "flickr8k", "shapes"]
         assert found.verdict.tolist() == [expected] * 3
+    (tmp_path / "captioning" / "shapes.csv").unlink()
+    assert recording.verdicts(tmp_path, names=["c7", "c8"]).verdict.tolist() == ["depends"] * 2
+    with pytest.raises(FileNotFoundError, match="shapes"):
+        recording.verdicts(tmp_path)
+    with pytest.raises(ValueError, match="names: expected one of c7, c8, c36"):
+        recording.verdicts(tmp_path, names=["c9"])
 
 
 def test_every_claim_has_a_smallest_effect_and_rows_that_are_trained():

@@ -135,13 +135,21 @@ def _judged(claim: str, measure: str, row: str, found: Any, dataset: str) -> dic
     }
 
 
-def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Each claim over its readings, from the recorded table of the data set that decides it."""
+def verdicts(
+    folder: str | pathlib.Path | None = None, *, names: Iterable[str] = tuple(CLAIMS)
+) -> pd.DataFrame:
+    """Each claim over its readings, from the recorded table of the data set that decides it.
+
+    Args:
+        folder: results folder; the book's by default.
+        names: of the claims, of :data:`CLAIMS`; all by default, which takes all tables.
+    """
     found = []
-    for claim, (dataset, *_) in CLAIMS.items():
+    for claim in names:
+        require_choice(claim, tuple(CLAIMS), "names")
+        dataset = CLAIMS[claim].dataset
         judged = claims(records.load(f"captioning/{dataset}", folder=folder), dataset)
-        readings = judged[judged.claim == claim]
-        verdict = of_readings(readings.verdict)
+        verdict = of_readings(judged[judged.claim == claim].verdict)
         found.append({"claim": claim, "dataset": dataset, "verdict": verdict})
     return pd.DataFrame(found)
 
