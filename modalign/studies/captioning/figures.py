@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from modalign.studies.captioning.training import Reading
 
 
-def words(each: Reading, *, columns: int = 4, most: int = 16) -> Figure:
+def words(each: Reading, *, columns: int = 3, most: int = 16) -> Figure:
     """A panel a word: the picture, the darker the less a place was looked at.
 
     Args:
@@ -22,7 +22,7 @@ def words(each: Reading, *, columns: int = 4, most: int = 16) -> Figure:
         raise ValueError("each: expected a word at least, the caption has none")
     shown = each.words[:most]
     lines = -(-len(shown) // columns)
-    size = (6.4, 1.85 * lines)
+    size = (1.27 * columns, 1.45 * lines)  # inches; three columns fit a phone
     drawn, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")

@@ -72,8 +72,13 @@ def build(setting: Setting, vocabulary: Vocabulary) -> Captioner:
 Parts = tuple[dict[str, Tensor], tuple[Tensor, ...]]
 
 
-def parts(model: Captioner, batch: Mapping[str, Tensor], *, pairs: str = "sampled") -> Parts:
-    """The losses of captions, and the two sides of the attention before it compares them."""
+def parts(
+    model: Captioner,
+    batch: Mapping[str, Tensor],
+    *,
+    pairs: str = "sampled",
+) -> Parts:
+    """The losses of captions, and the two sides that attention will compare."""
     places = model.see(ready(batch["pixels"]))
     said = batch["captions"], batch["lengths"]
     losses = caption_loss(*model.teacher_forced(places, *said), *said)
