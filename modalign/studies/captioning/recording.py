@@ -159,7 +159,7 @@ def summary(
 ) -> pd.DataFrame:
     """What was measured of each row, means over seeds with 95% intervals.
 
-    With a table of :func:`record_floors` its rows stand first, and below them, in the world, what
+    With a table of :func:`record_floors` its means stand first, and below them, in the world, what
     a map scores that is the same everywhere. Its intersection over union is the part of the picture
     that the named thing fills, as is its chance in the pointing game.
     """
@@ -168,11 +168,10 @@ def summary(
                 "cka_shuffled"]  # fmt: skip
     found = [interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)]
     if floors is not None:
-        found.insert(0, interval_table(floors, "floor", ["bleu_4", "cider"], digits=digits))
+        below = floors.groupby("floor", sort=False)[["bleu_4", "cider"]].mean()
         if "pointing_by_chance" in runs:
-            even = runs[runs.row == WITHOUT].assign(row="even map")
-            even["pointing"] = even["iou"] = even.pointing_by_chance
-            found.insert(1, interval_table(even, "row", ["pointing", "iou"], digits=digits))
+            below.loc["even map", ["pointing", "iou"]] = runs.pointing_by_chance.mean()
+        found.insert(0, below.map(f"{{:.{digits}f}}".format, na_action="ignore"))
     return pd.concat(found).rename_axis("row").fillna("")
 
 

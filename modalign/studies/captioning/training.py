@@ -78,7 +78,7 @@ def parts(
     *,
     pairs: str = "sampled",
 ) -> Parts:
-    """The losses of captions, and the two sides that attention will compare."""
+    """The losses of captions, and the sides that attention compares."""
     places = model.see(ready(batch["pixels"]))
     said = batch["captions"], batch["lengths"]
     losses = caption_loss(*model.teacher_forced(places, *said), *said)
