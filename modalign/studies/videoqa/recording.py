@@ -4,20 +4,26 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import pandas as pd
-import seaborn as sns
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
-from modalign import plots, records
+from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference, interval_table, of_readings
 from modalign.studies import _sweep
 from modalign.studies._sweep import Task
-from modalign.studies.videoqa.setting import CLAIMS, NAMES, RATES, ROWS, TRIED, TUNED, Setting, with_cka
+from modalign.studies.videoqa.setting import (
+    CLAIMS,
+    NAMES,
+    RATES,
+    ROWS,
+    TRIED,
+    TUNED,
+    Setting,
+    with_cka,
+)
 from modalign.studies.videoqa.training import measured, train
 
 Device = Literal["auto", "cpu"]
@@ -67,7 +73,7 @@ def tune(
     _sweep.record(
         functools.partial(_validated, device=device),
         [
-            (row, Setting(**{**options, **ROWS[row], "learning_rate": rate}))
+            (row, Setting(**{**ROWS[row], **options, "learning_rate": rate}))
             for row, rate in itertools.product(rows, RATES)
         ],
         "videoqa/tuning",
@@ -105,8 +111,8 @@ def record(
         jobs: processes, of one thread each.
         device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
         folder: results folder; the book's by default.
-        **options: of :class:`Setting`, for every row; ``learning_rate`` in place of those that
-            :func:`tune` found.
+        **options: of :class:`Setting`, for every row, in place of what the row says; a
+            ``learning_rate`` in place of those that :func:`tune` found.
     """
     for row in rows:
         require_choice(row, tuple(ROWS), "rows")
@@ -121,7 +127,7 @@ def record(
     _sweep.record(
         functools.partial(_measured, device=device),
         [
-            (row, Setting(**{**options, "seed": seed, **changes[row]}))
+            (row, Setting(**{**changes[row], **options, "seed": seed}))
             for seed, row in itertools.product(seeds, rows)
         ],
         f"videoqa/{name}",

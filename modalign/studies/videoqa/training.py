@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -36,6 +36,7 @@ from modalign.training import fit, seeded, shuffled
 
 Model = TVQA | STAGE
 AT_A_TIME = 250
+SILENCE = "oh well you see"
 
 
 class Questions(NamedTuple):
@@ -59,23 +60,29 @@ class Run:
 
 def data(setting: Setting) -> tuple[dict[str, Questions], Words]:
     """The splits of a setting as the inputs of its model, and the words of that to train on."""
-    return _data(
+    splits, words = _data(
         setting.model,
-        setting.streams,
+        "captions" in setting.streams,
         (setting.examples, setting.watched, setting.tested),
         (setting.text_bias, setting.answer_bias),
         setting.captioned,
         setting.seed,
     )
+    if not setting.streams:
+        splits = {
+            name: each._replace(tensors=each.tensors | _silence(setting.model, each, words))
+            for name, each in splits.items()
+        }
+    return splits, words
 
 
 @functools.lru_cache(maxsize=1)
 def _data(
     model: str,
-    streams: tuple[str, ...],
+    captioned: bool,
     sizes: tuple[int, int, int],
     biases: tuple[float, float],
-    captioned: int,
+    examples: int,
     seed: int,
 ) -> tuple[dict[str, Questions], Words]:
     clips: dict[str, list[Clip]] = {}
@@ -91,31 +98,33 @@ def _data(
             [regions(clip, each) for clip, each in zip(clips[split], noise, strict=True)]
         )
     said: dict[str, list[list[str]]] = {split: [[] for _ in clips[split]] for split in clips}
-    if "captions" in streams:
-        captioner = trained_captioner(clips["train"][:captioned], found["train"], seed=seed)
+    streams = ["subtitles", "video"]
+    if captioned:
+        captioner = trained_captioner(clips["train"][:examples], found["train"], seed=seed)
         said = {split: captions_of(captioner, found[split]) for split in clips}
+        streams.append("captions")
     rows = {
         split: [row(*each) for each in zip(clips[split], found[split], said[split], strict=True)]
         for split in clips
     }
-    if not streams:
-        rows = {split: [each | _SILENT for each in rows[split]] for split in rows}
     words = Words.of(
         text
         for each in rows["train"]
         for text in (each["question"], *each["answers"], *(s["text"] for s in each["subtitles"]))
     )
-    tensors = {split: _tensors(model, rows[split], streams or _BLIND, words) for split in rows}
+    tensors = {split: _tensors(model, rows[split], streams, words) for split in rows}
     return {split: Questions(clips[split], said[split], tensors[split]) for split in clips}, words
 
 
-# without a stream a model gets a line that is the same everywhere: it has to be given something
-_BLIND = ("subtitles",)
-_SILENT = {
-    "subtitles": [{"text": "nobody says a word", "start": 0.0}],
-    "subtitle_features": vectors("nobody says a word"),
-    "subtitle_counts": [4],
-}
+def _silence(model: str, questions: Questions, words: Words) -> dict[str, Tensor]:
+    """Subtitles that are the same everywhere, for a model that is to see nothing else."""
+    given = questions.tensors["subtitles"]
+    if model == "tvqa":
+        line = torch.tensor(words.encode(SILENCE)).expand(len(given), -1)
+    else:
+        line = vectors(SILENCE).expand(*given.shape[:2], -1, -1)
+    mask = torch.ones(line.shape[: line.dim() - (model == "stage")], dtype=torch.bool)
+    return {"subtitles": line, "subtitles_mask": mask}
 
 
 def _noise(seed: int, split: int, size: int) -> Tensor:
@@ -135,8 +144,8 @@ def _tensors(
         batch = stage_batch(rows, streams=streams)
         assert batch.truth is not None  # the world knows it
         given = batch.inputs | batch.truth._asdict()
-        if batch.labels is not None:
-            given["labels"] = batch.labels
+        assert batch.labels is not None
+        given["labels"] = batch.labels
     tensors: dict[str, Tensor] = {}
     for name, value in given.items():
         if isinstance(value, Padded):
@@ -230,7 +239,7 @@ def captions_right(questions: Questions) -> float:
 def build(setting: Setting, words: Words) -> Model:
     """An untrained model; equal seeds give equal weights, whatever the loss will be."""
     width = setting.width
-    streams = setting.streams or _BLIND
+    streams = setting.streams or ("subtitles",)  # which are silence then
 
     def tvqa() -> TVQA:
         return TVQA(
@@ -282,7 +291,7 @@ def parts(model: Model, batch: Mapping[str, Tensor]) -> tuple[Any, tuple[Tensor,
         truth = Truth(batch["target"], batch["start"], batch["end"])
         found = output(model, batch, truth)
         known = {}
-        if "labels" in batch:
+        if "video" in model.streams:
             known = {"labels": batch["labels"], "regions": batch["video_mask"]}
         losses = model.losses(found, truth, **known)
     return losses, sides(found, "video" if "video" in model.streams else model.streams[0])
@@ -298,8 +307,8 @@ def train(
     """Train a model as a setting says; its accuracy on validation follows every epoch.
 
     >>> run = train(Setting(examples=64, watched=8, tested=8, epochs=1, weight=0.1))
-    >>> sorted(set(run.history) - {"epoch", "step", "learning_rate", "gradient_norm"})
-    ['answer', 'attention', 'cka', 'cka_debiased', 'cka_shuffled', 'loss', 'span', 'task', 'validation']
+    >>> sorted(set(run.history) - {"epoch", "step", "learning_rate", "gradient_norm", "validation"})
+    ['answer', 'attention', 'cka', 'cka_debiased', 'cka_shuffled', 'loss', 'span', 'task']
     """
     splits, words = data(setting)
     model = build(setting, words)
