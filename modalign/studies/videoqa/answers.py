@@ -1,5 +1,7 @@
 """What can be guessed of real questions from their answers alone, without clip or subtitles."""
 
+import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from modalign import records
 from modalign._checks import require_positive
+from modalign.data import load
 from modalign.metrics import difference
 from modalign.models.videoqa_inputs import Words, question_words
 from modalign.training import seeded
@@ -60,6 +64,28 @@ def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0
         accuracy, low, high = interval
         table.append({"guess": name, "accuracy": accuracy, "low": low, "high": high})
     return pd.DataFrame(table).set_index("guess")
+
+
+def record(*, folder: str | pathlib.Path | None = None) -> None:
+    """Keep the guesses on the validation questions of TVQA+ in ``results/videoqa/answers``.
+
+    Args:
+        folder: results folder; the book's by default.
+
+    Raises:
+        FileNotFoundError: where ``MODALIGN_DATA`` has no TVQA+; it says what to get.
+    """
+    started = time.perf_counter()
+    rows = load("tvqa-plus", "validation", verify=False)
+    rows = rows.select_columns(["question", "answers", "label", "video"]).to_list()
+    table = guesses(rows).reset_index().assign(questions=len(rows))
+    records.save(
+        table,
+        "videoqa/answers",
+        parameters={"folds": FOLDS, "steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY},
+        seconds=time.perf_counter() - started,
+        folder=folder,
+    )
 
 
 def _learned(

@@ -262,7 +262,9 @@ def build(setting: Setting, words: Words) -> Model:
             zero_padding=True,
         )
 
-    return seeded(tvqa if setting.model == "tvqa" else stage, setting.seed)
+    if setting.model == "tvqa":
+        return seeded(tvqa, setting.seed)
+    return seeded(stage, setting.seed)
 
 
 def output(model: Model, batch: Mapping[str, Tensor], truth: Truth | None = None) -> Any:
@@ -290,10 +292,13 @@ def parts(model: Model, batch: Mapping[str, Tensor]) -> tuple[Any, tuple[Tensor,
     else:
         truth = Truth(batch["target"], batch["start"], batch["end"])
         found = output(model, batch, truth)
-        known = {}
-        if "video" in model.streams:
-            known = {"labels": batch["labels"], "regions": batch["video_mask"]}
-        losses = model.losses(found, truth, **known)
+        seeing = "video" in model.streams
+        losses = model.losses(
+            found,
+            truth,
+            labels=batch["labels"] if seeing else None,
+            regions=batch["video_mask"] if seeing else None,
+        )
     return losses, sides(found, "video" if "video" in model.streams else model.streams[0])
 
 
