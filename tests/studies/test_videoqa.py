@@ -371,6 +371,11 @@ def test_tables_and_figures_show_the_table(run):
     assert len(figures.similarity(table)) == 15
     judged = recording.claims(table)
     assert figures.counted(judged, "c9") == "absent in 4"
+    told = figures.told(judged, ["c10", "c12a", "c12b"])
+    assert set(told.model) == {"STAGE", "TVQA_abc", CAPTIONED}
+    assert set(told.reading) == set(READINGS)
+    assert told.loc["c12a", "minus"].to_list() == ["without CKA", "before training"] * 8
+    assert set(told.loc["c12b", "minus"]) == {"subtitles"}
     looked = figures.looks(run, 0)
     texts = [text.get_text() for ax in looked.axes[:4] for text in ax.texts]
     assert len(texts) == 8

@@ -77,7 +77,7 @@ def sample_clip(
 
     >>> clip = sample_clip(0, 0)
     >>> clip.question, clip.answers[clip.label], clip.lines[clip.moment]
-    ('what is blue when Mole speaks', 'circle', 'blue circle')
+    ('what is red when Fox speaks', 'clearly circle', 'red circle')
     """
     for name, value in (("text_bias", text_bias), ("answer_bias", answer_bias)):
         if not 0 <= value <= 1:

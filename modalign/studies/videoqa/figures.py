@@ -1,6 +1,6 @@
 """Tables and figures of the chapter "Video QA"."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -162,6 +162,18 @@ def curves(table: pd.DataFrame) -> Figure:
         plots.curves(ax, part, "step", "validation", "row")
         ax.set(title=name, ylabel="% right, validation")
     return figure
+
+
+def told(judged: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
+    """The contrasts of some claims in few words: model, reading and difference."""
+    chosen = judged[judged.claim.isin(claims)]
+    row = chosen.contrast.str.extract(r"^(?P<model>.+) \+ CKA, (?P<reading>\w+, \w+) minus (.+)$")
+    against = row[2].str.extract(r"(?:: )?(video_cka_before|subtitles_cka)$")[0]
+    words = {"video_cka_before": "before training", "subtitles_cka": "subtitles"}
+    found = pd.DataFrame({"claim": chosen.claim, "model": row.model, "reading": row.reading})
+    if against.notna().any():
+        found["minus"] = against.map(words).fillna("without CKA")
+    return found.join(chosen[["mean", "low", "high", "verdict"]]).set_index("claim")
 
 
 def range_of(judged: pd.DataFrame, claim: str) -> str:

@@ -311,7 +311,8 @@ def train(
 ) -> Run:
     """Train a model as a setting says; its accuracy on validation follows every epoch.
 
-    >>> run = train(Setting(examples=64, watched=8, tested=8, epochs=1, weight=0.1))
+    >>> small = {"examples": 64, "watched": 8, "tested": 8, "captioned": 32, "epochs": 1}
+    >>> run = train(Setting(**small, weight=0.1))
     >>> sorted(set(run.history) - {"epoch", "step", "learning_rate", "gradient_norm", "validation"})
     ['answer', 'attention', 'cka', 'cka_debiased', 'cka_shuffled', 'loss', 'span', 'task']
     """
