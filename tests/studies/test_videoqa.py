@@ -389,6 +389,34 @@ def test_tables_and_figures_show_the_table(run):
         figures.looks(blind, 0)
 
 
+def test_biased_cka_falls_with_the_number_of_questions(run):
+    found = figures.by_number(run)
+    assert found.questions.to_list() == [2, 4, 8, 12] * 2
+    for _, part in found.groupby("stream"):
+        assert part.cka.iloc[0] > 2 * part.cka.iloc[-1]
+        assert part.cka.to_list() == pytest.approx(part.shuffled.to_list(), abs=0.2)
+    all_of_them = found[found.questions == 12].set_index("stream").cka
+    measured = training.similarities(training.outputs(run.model, run.splits["test"]))
+    assert all_of_them["video"] == pytest.approx(measured["video_cka"])
+    legend = figures.numbers(found).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "subtitles",
+        "subtitles, shuffled",
+        "video",
+        "video, shuffled",
+    ]
+
+
+def test_cka_in_training_is_that_of_the_last_epoch():
+    table = table_of({})
+    table.loc[table.row == "STAGE", "cka"] = 0.7
+    earlier = table.assign(step=5, accuracy=np.nan, cka=0.9)
+    found = figures.in_training(pd.concat([earlier, table]))
+    assert found.biased["STAGE", "without"] == pytest.approx(0.7)
+    assert found.biased[CAPTIONED, "question, counted"] == pytest.approx(0.1)
+    assert len(found) == 9
+
+
 def test_the_real_answers_give_away_more_than_chance(real_data, tmp_path):
     answers.record(folder=tmp_path)
     found = records.load("videoqa/answers", folder=tmp_path).set_index("guess")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from modalign import plots
+from modalign.cka import ModalityAlignment
 from modalign.data import shapes
 from modalign.metrics import difference, seed_interval
 from modalign.models.stage import STAGE
@@ -23,7 +24,7 @@ from modalign.studies.videoqa.setting import (
     ROWS,
     with_cka,
 )
-from modalign.studies.videoqa.training import Run, output
+from modalign.studies.videoqa.training import Run, output, outputs, sides
 
 MODELS = (*NAMES.values(), CAPTIONED)
 COLOUR = 2  # the place of "red" in "what is red when Bear speaks"
@@ -136,6 +137,60 @@ def similarity(table: pd.DataFrame) -> pd.DataFrame:
     }
     rows = [row for row in ROWS if "only" not in row]
     return means.loc[rows, list(columns)].rename(columns=columns)
+
+
+def in_training(table: pd.DataFrame) -> pd.DataFrame:
+    """CKA in the batches of the last epoch, means over seeds, of each model without it and with."""
+    rows = {}
+    for model in MODELS:
+        last = table[table.accuracy.notna()].groupby("row")[["cka", "cka_debiased", "cka_shuffled"]]
+        means = last.mean()
+        rows[model, "without"] = means.loc[model]
+        for reading in ("batch, counted", "question, counted"):
+            rows[model, reading] = means.loc[with_cka(model, reading)]
+    found = pd.DataFrame(rows).T.rename_axis(["model", "row"])
+    return found.set_axis(["biased", "debiased", "shuffled"], axis=1)
+
+
+def by_number(run: Run, *, most: int = 20) -> pd.DataFrame:
+    """Biased CKA with the words of question and answers, by the number of questions compared.
+
+    Args:
+        run: a trained model.
+        most: groups of test questions at most, over which a mean is taken.
+
+    Returns:
+        A row for each number of questions and each stream: ``cka``, and ``shuffled``.
+    """
+    found = outputs(run.model, run.splits["test"])
+    rows = []
+    for name in run.model.streams:
+        whole = [torch.cat(part) for part in zip(*(sides(o, name) for o in found), strict=True)]
+        n = len(whole[0])
+        for questions in sorted({*(2**k for k in range(1, n.bit_length())), n}):
+            groups = [
+                torch.arange(i, i + questions) for i in range(0, n - questions + 1, questions)
+            ]
+            values = []
+            for group in groups[:most]:
+                with torch.no_grad():
+                    cka = ModalityAlignment(0.0)(*(each[group] for each in whole))
+                values.append((cka.biased.item(), cka.shuffled.item()))
+            cka_, shuffled = np.mean(values, 0).tolist()
+            rows.append({"questions": questions, "stream": name, "cka": cka_, "shuffled": shuffled})
+    return pd.DataFrame(rows)
+
+
+def numbers(found: pd.DataFrame) -> Figure:
+    """Draw :func:`by_number`: lines of each stream, dotted where the words are others'."""
+    figure, ax = plt.subplots(figsize=(6.4, 3))
+    for k, (name, part) in enumerate(found.groupby("stream", sort=False)):
+        look = {"color": f"C{k}", "marker": "o", "markersize": 4}
+        ax.plot(part.questions, part.cka, label=f"{name}", **look)
+        ax.plot(part.questions, part.shuffled, label=f"{name}, shuffled", linestyle=":", **look)
+    ax.set(xscale="log", ylim=(0, 1), xlabel="questions compared", ylabel="biased CKA")
+    ax.legend(fontsize=8)
+    return figure
 
 
 def contrasts(ax: Axes, judged: pd.DataFrame) -> None:
