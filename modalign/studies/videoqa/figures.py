@@ -234,7 +234,8 @@ def told(judged: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
 def range_of(judged: pd.DataFrame, claim: str) -> str:
     """The smallest and the largest mean difference over the readings of a claim."""
     means = judged[judged.claim == claim]["mean"]
-    digits = 2 if means.abs().max() < 1 and claim.startswith("c12") else 1
+    largest = means.abs().max()
+    digits = 4 if largest < 0.01 else 2 if largest < 1 else 1
     return f"{means.min():.{digits}f} to {means.max():.{digits}f}"
 
 
