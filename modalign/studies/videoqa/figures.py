@@ -1,6 +1,7 @@
 """Tables and figures of the chapter "Video QA"."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -185,16 +186,9 @@ def numbers(found: pd.DataFrame) -> Figure:
     """Draw :func:`by_number`: lines of each stream, dotted where the words are others'."""
     figure, ax = plt.subplots(figsize=(6.4, 3))
     for k, (name, part) in enumerate(found.groupby("stream", sort=False)):
-        for column, style, more in (("cka", "-", ""), ("shuffled", ":", ", shuffled")):
-            ax.plot(
-                part.questions,
-                part[column],
-                label=f"{name}{more}",
-                color=f"C{k}",
-                marker="o",
-                markersize=4,
-                linestyle=style,
-            )
+        look: dict[str, Any] = {"color": f"C{k}", "marker": "o", "markersize": 4}
+        ax.plot(part.questions, part.cka, label=f"{name}", **look)
+        ax.plot(part.questions, part.shuffled, label=f"{name}, shuffled", linestyle=":", **look)
     ax.set(xscale="log", ylim=(0, 1), xlabel="questions compared", ylabel="biased CKA")
     ax.legend(fontsize=8)
     return figure
