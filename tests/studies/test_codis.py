@@ -335,21 +335,27 @@ def test_two_objects_of_one_description_have_no_name_of_their_own():
     assert maps.named_objects(twins, ["[CLS]", "a", "star", "and", "a", "box"]) == [(2, 5)]
 
 
+def maps_of(run, drawn, shown):
+    """In place of Grad-CAM: the map of the last word of each name, ``shown`` (n, objects, h, w)."""
+
+    def known(model, batch):
+        found = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
+        for i, scene in enumerate(drawn):
+            length = int(batch["attention_mask"][i].sum())
+            tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
+            for k, place in maps.named_objects(scene, tokens):
+                found[i, place] = shown[i, k].float().flatten()
+        return found
+
+    return known
+
+
 @pytest.mark.parametrize(("there", "wanted"), [(True, 100.0), (False, 0.0)])
 def test_pointing_scores_maps_that_know(run, monkeypatch, there, wanted):
     drawn = pairs.scenes(0, "test", 24)
     masks = torch.from_numpy(shapes.render_images(drawn, 32).masks)
 
-    def known(model, batch):
-        shown = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
-        for i, scene in enumerate(drawn):
-            length = int(batch["attention_mask"][i].sum())
-            tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
-            for k, place in maps.named_objects(scene, tokens):
-                shown[i, place] = (masks[i, k] == there).float().flatten()
-        return shown
-
-    monkeypatch.setattr(maps, "grad_cam", known)
+    monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks == there))
     found = maps.pointing(run)
     assert found["pointing"] == pytest.approx(wanted)
     assert 0 < found["pointing_by_chance"] < 20
@@ -389,16 +395,7 @@ def test_pointing_at_scenes_as_seen(run, monkeypatch):
     moved = [maps.as_seen(scene, run) for scene in drawn]
     masks = torch.from_numpy(shapes.render_images(moved, 32).masks)
 
-    def known(model, batch):
-        shown = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
-        for i, scene in enumerate(drawn):
-            length = int(batch["attention_mask"][i].sum())
-            tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
-            for k, place in maps.named_objects(scene, tokens):
-                shown[i, place] = masks[i, k].float().flatten()
-        return shown
-
-    monkeypatch.setattr(maps, "grad_cam", known)
+    monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks))
     assert maps.pointing(run, moved=True)["pointing"] == pytest.approx(100)
     assert maps.pointing(run)["pointing"] < 70
 
