@@ -150,6 +150,10 @@ def plain(
             lines = _render(cell.source.splitlines(), known, values, attached)
             cell.source = "\n".join(lines).strip("\n")
             for name, path in attached.items():
+                if path.suffix not in MEDIA or not (folder / path).is_file():
+                    # a run is not lost for a picture: the link stays as it was typed
+                    cell.source = cell.source.replace(f"attachment:{name}", path.as_posix())
+                    continue
                 data = base64.b64encode((folder / path).read_bytes()).decode("ascii")
                 cell.setdefault("attachments", {})[name] = {MEDIA[path.suffix]: data}
     made.cells = [cell for cell in made.cells if cell.cell_type == "code" or cell.source]

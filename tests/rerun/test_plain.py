@@ -94,6 +94,13 @@ def test_a_drawing_travels_within_the_notebook(tmp_path):
     assert cell.attachments == {"a.svg": {"image/svg+xml": "PHN2Zy8+"}}
 
 
+@pytest.mark.parametrize("path", ["gone.svg", "../other/b.webp"])
+def test_a_picture_that_cannot_travel_stays_a_link(path, tmp_path):
+    cell = read(f"```{{image}} {path}\n:alt: dots\n```", folder=tmp_path)
+    assert cell.source == f"![dots]({path})"
+    assert "attachments" not in cell
+
+
 @pytest.mark.parametrize("chapter", inventory.notebooks(ROOT), ids=lambda path: path.stem)
 def test_no_markup_is_left_in_a_chapter(chapter):
     held = inventory.read_notebook(chapter)
