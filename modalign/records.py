@@ -82,7 +82,7 @@ def _processor() -> str:
 
 
 def place() -> str:
-    """Where this process computes, in a line: processor, the GPU that it used, and torch.
+    """Where this process computes, in a line: processor, the GPU that torch has started, and torch.
 
     >>> ", torch " in place()
     True
