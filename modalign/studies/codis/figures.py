@@ -27,6 +27,7 @@ from modalign.studies.codis.tasks import examples
 TABLES = {
     "shapes": "the world, all rows",
     "tasks": "the world, on fresh seeds",
+    "flickr8k": "photographs",
 }
 """The recorded tables of ``results/codis`` that the chapter shows, and what they are of."""
 MISSING = "not recorded yet"

@@ -179,5 +179,6 @@ ways; c27 is 2 max(N, K) - 1 and c27b N + K - 1; the paper has no number for the
 DECIDED_BY: dict[str, tuple[str, ...]] = {
     "shapes": ("c21", "c22", "c22b", "c23", "c24"),
     "tasks": ("c25", "c26a", "c26b", "c26c", "c27", "c27b", "c36a", "c36b"),
+    "flickr8k": ("c21p", "c22p", "c23p", "c26d", "c26e"),
 }
 """Which recorded table of ``results/codis`` decides which claims."""
