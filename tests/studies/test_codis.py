@@ -1,16 +1,18 @@
 import dataclasses
+import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from modalign import records
+from modalign import records, rerun
 from modalign.data import shapes
 from modalign.models.codis import Codis
 from modalign.studies._schedules import share_of_rate
-from modalign.studies.codis import figures, maps, pairs, pretraining, recording, tasks
+from modalign.studies.codis import figures, maps, pairs, pretraining, recording, setting, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
     ALBEF,
@@ -490,6 +492,26 @@ def test_a_sweep_of_some_rows(small, tmp_path):
     assert records.load("codis/few", folder=tmp_path)["row"].tolist() == [FULL, "majority"]
     with pytest.raises(ValueError, match="rows: .*'majorities'"):
         recording.record(rows=["majorities"], folder=tmp_path)
+
+
+@pytest.mark.parametrize(("preset", "name"), [("gpu", "flickr8k"), ("default", "tasks")])
+def test_the_chapter_makes_the_recorded_tables_again(preset, name, monkeypatch):
+    cells = nbformat.read(rerun.book_root() / "notebooks" / "codis.ipynb", 4).cells
+    (makes,) = (cell.source for cell in cells if "recording.record(" in cell.source)
+    given = {name: each.default for name, each in rerun.parameters("codis").items()}
+    given |= {"record_seeds": 5, **rerun.presets("codis")[preset]}
+    known = {name: getattr(setting, name) for name in ("ALBEF", "BASELINES", "FULL", "ROWS")}
+    asked = {}
+
+    def sweep(work, tasks, name, *, parameters, **_):
+        runs = {(row, one.seed) for row, one in tasks}
+        asked[name] = runs, json.loads(json.dumps(parameters))
+
+    monkeypatch.setattr(recording._sweep, "record", sweep)
+    exec(makes, {"Setting": Setting, "recording": recording, **known, **given})
+    made = records.load(f"codis/{name}")
+    held = {key: made.attrs["parameters"][key] for key in ("seeds", "rows", "setting")}
+    assert asked[f"codis/{name}"] == (set(zip(made.row, made.seed, strict=True)), held)
 
 
 def test_pointing_is_recorded_again_from_the_runs_that_are_kept(small, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from modalign.studies.codis.setting import (
     BASELINES,
     CLAIMS,
     FULL,
+    LEFT_OUT,
     ROWS,
     TASKS,
     Setting,
@@ -78,7 +79,7 @@ def record(
     dataset: str = "shapes",
     *,
     name: str | None = None,
-    rows: Sequence[str] = (*ROWS, *BASELINES),
+    rows: Sequence[str] | None = None,
     seeds: Iterable[int] = range(5),
     jobs: int = 1,
     device: Device = "cpu",
@@ -92,13 +93,15 @@ def record(
     Args:
         dataset: of :class:`Setting`.
         name: of the table, in place of the data set's.
-        rows: of :data:`ROWS` and :data:`BASELINES`.
+        rows: of :data:`ROWS` and :data:`BASELINES`; all but :data:`LEFT_OUT` by default.
         seeds: of the runs.
         jobs: processes, of one thread each.
         device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row.
     """
+    if rows is None:
+        rows = [row for row in (*ROWS, *BASELINES) if row not in LEFT_OUT.get(dataset, ())]
     for row in rows:
         require_choice(row, (*ROWS, *BASELINES), "rows")
     seeds = list(seeds)
