@@ -12,6 +12,7 @@ from modalign import records, rerun
 from modalign.data import shapes
 from modalign.models.codis import Codis
 from modalign.studies._schedules import share_of_rate
+from modalign.studies._seen import as_seen
 from modalign.studies.codis import figures, maps, pairs, pretraining, recording, setting, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
@@ -385,7 +386,7 @@ def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
         weights += grad[0].square().sum(0)
     centre = (weights.sum(0) * torch.arange(32)).sum() / weights.sum()
     o = shapes.Object("star", "red", 0.08, float(centre + 0.5) / 32, 0.5)  # pixels' middles
-    seen = maps.as_seen(shapes.Scene((o,)), run).objects[0]
+    seen = as_seen(shapes.Scene((o,)), 32, 8).objects[0]
     assert 32 * seen.x == pytest.approx(8 * 2.5, abs=1)
     assert 32 * o.x == pytest.approx(8 * 2.5 - 3.5, abs=1)
     assert seen.y - o.y == seen.x - o.x
@@ -394,7 +395,7 @@ def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
 def test_pointing_at_scenes_as_seen(run, monkeypatch):
     """A map that is one where the moved object is, scores fully when moved and less when not."""
     drawn = pairs.scenes(0, "test", 24)
-    moved = [maps.as_seen(scene, run) for scene in drawn]
+    moved = [as_seen(scene, 32, 8) for scene in drawn]
     masks = torch.from_numpy(shapes.render_images(moved, 32).masks)
 
     monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks))

@@ -212,7 +212,7 @@ def _words(run: Run, split: str, place: int) -> list[str]:
 
 
 def _overlay(ax: Axes, cam: Tensor, side: int) -> None:
-    """A map, each place of it around the pixel that it is centred on, see :func:`as_seen`."""
+    """A map, each place of it around the pixel that it is centred on, see `modalign.studies._seen`."""
     share, patch = (cam / cam.max().clamp_min(1e-12)).numpy(), side // len(cam)
     spread = np.kron(share, np.ones((patch, patch)))
     low, high = -patch / 2, side - patch / 2
