@@ -10,6 +10,7 @@ from PIL import Image
 
 from modalign import records, rerun
 from modalign.data import shapes
+from modalign.metrics import Interval
 from modalign.models.codis import Codis
 from modalign.studies._schedules import share_of_rate
 from modalign.studies._seen import as_seen
@@ -20,6 +21,7 @@ from modalign.studies.codis.setting import (
     BASELINES,
     CLAIMS,
     DECIDED_BY,
+    DECLARED,
     FULL,
     ROWS,
     TASKS,
@@ -534,3 +536,17 @@ def test_every_claim_is_decided_by_one_table():
     assert len(ids) == len(set(ids))
     assert set(ids) == set(CLAIMS)
     assert figures.judged()["claim"].tolist() == ids
+
+
+def test_claims_are_declared_and_their_verdicts_are_those_of_the_rule():
+    rows = recording.readings()
+    assert rows.claim.tolist() == list(DECLARED)
+    assert set(DECLARED) == set(CLAIMS)
+    assert (rows[["says", "paper", "measure", "contrast", "budget"]] != "").all(axis=None)
+    assert rows.table.tolist() == [each.table for each in DECLARED.values()]
+    for row in rows.itertuples():
+        found = Interval(row.mean, row.low, row.high)
+        assert row.verdict == found.verdict(paper=1, smallest=CLAIMS[row.claim].smallest)
+    assert recording.verdicts().verdict.to_dict() == dict(
+        zip(rows.claim, rows.verdict, strict=True)
+    )
