@@ -18,7 +18,14 @@ if typing.TYPE_CHECKING:
     import nbformat
 
 Path = pathlib.Path
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Names of the browser that prints the pages, and that tests look at them with."""
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+
+
+def browser() -> str | None:
+    """Where the first of :data:`BROWSERS` is; None if there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def rerun_box(chapter: str, root: Path) -> str:
