@@ -302,8 +302,7 @@ def test_a_claim_depends_where_its_readings_differ(tmp_path):
                 table_of(effects), f"captioning/{name}", parameters={}, seconds=1.0, folder=tmp_path
             )
         found = recording.verdicts(tmp_path)
-        assert found.claim.tolist() == ["c7", "c8", "c36"]
-        assert found.dataset.tolist() == ["flickr8k", "flickr8k", "shapes"]
+        assert found.index.tolist() == ["c7", "c8", "c36"]
         assert found.verdict.tolist() == [expected] * 3
     (tmp_path / "captioning" / "shapes.csv").unlink()
     assert recording.verdicts(tmp_path, names=["c7", "c8"]).verdict.tolist() == ["depends"] * 2
