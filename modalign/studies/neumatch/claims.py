@@ -375,7 +375,7 @@ def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
 
 def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """A fair comparison's readings beside the same ones of the older table, with one rate each.
+    """A fair comparison's readings beside those of its world's older table, with one rate each.
 
     Args:
         comparison: of :data:`modalign.studies.neumatch.fair.COMPARISONS`, recorded.
@@ -383,20 +383,21 @@ def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.Data
 
     Returns:
         A row a contrast, of scores and of ratios: ``claim``, ``reading``, ``measure``, and
-        ``mean``, ``low``, ``high`` and ``verdict`` for ``fair`` and for ``one rate``, missing where
-        the older table has no such rows.
+        ``mean``, ``low``, ``high``, ``pairs`` and ``verdict`` for ``fair`` and for ``one rate``,
+        missing where the older table has no such rows.
     """
     keys = ["claim", "reading", "measure"]
+    world = COMPARISONS[comparison].common.get("dataset", "shapes")
     table = records.load(f"neumatch/fair-{comparison}", folder=folder)
     runs = {
         "fair": read(table, COMPARISONS[comparison].reach),
-        "one rate": finals(records.load("neumatch/shapes", folder=folder)),
+        "one rate": finals(records.load(f"neumatch/{world}", folder=folder)),
     }
     found = {
         kind: judge(each, DECIDED[comparison], fair=kind == "fair").set_index(keys)
         for kind, each in runs.items()
     }
-    shown = ["mean", "low", "high", "verdict"]
+    shown = ["mean", "low", "high", "pairs", "verdict"]
     return pd.concat({kind: each[shown] for kind, each in found.items()}, axis=1).reindex(
         found["fair"].index
     )

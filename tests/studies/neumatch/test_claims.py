@@ -132,7 +132,8 @@ def test_a_recorded_comparison_was_made_as_it_was_decided(name):
 def test_a_fair_reading_stands_beside_the_one_with_one_rate_each(name):
     found = beside(name)
     assert len(found) == len(DECIDED[name])
-    older = judge(finals(records.load("neumatch/shapes")), DECIDED[name])
+    world = COMPARISONS[name].common.get("dataset", "shapes")
+    older = judge(finals(records.load(f"neumatch/{world}")), DECIDED[name])
     for row in older.itertuples():
         kept = found.loc[(row.claim, row.reading, row.measure), "one rate"]
         assert (kept["mean"], kept["verdict"]) == (row.mean, row.verdict)
