@@ -274,15 +274,21 @@ CLAIMS: dict[str, Entry] = {
     ),
 }
 
-STUDIES = (
-    "cka.claims",
-    "captioning.recording",
-    "videoqa.recording",
-    "vatt.claims",
-    "codis.recording",
-    "neumatch.claims",
-)
-"""Modules of :mod:`modalign.studies` whose ``readings`` decide claims of the papers."""
+STUDIES = {
+    "cka.claims": "readings",
+    "captioning.recording": "readings",
+    "videoqa.recording": "readings",
+    "vatt.claims": "readings",
+    "codis.recording": "readings",
+    "neumatch.claims": "every_reading",
+}
+"""Modules of :mod:`modalign.studies` that decide claims of the papers, and what reads them."""
+
+
+COLUMNS = [
+    *("id", "claim", "reading", "says", "measure", "contrast", "budget", "table"),
+    *("mean", "low", "high", "pairs", "smallest", "verdict", "seeds", "exploratory"),
+]
 
 
 def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
@@ -292,16 +298,18 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         folder: results folder; the book's by default.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`, with the claim's ``id``.
+        ``id``, ``claim``, ``reading``, ``says``, ``measure``, ``contrast``, ``budget``, ``table``,
+        ``mean``, ``low``, ``high``, ``pairs``, ``smallest``, ``verdict``, ``seeds`` and
+        ``exploratory``.
 
     Raises:
         KeyError: for a claim of a study that stands in no paper.
         FileNotFoundError: for a table that is not there.
     """
     found = []
-    for name in STUDIES:
-        rows = importlib.import_module(f"modalign.studies.{name}").readings(folder)
-        found.append(rows.assign(id=[_id(str(claim)) for claim in rows["claim"]]))
+    for name, read in STUDIES.items():
+        rows = getattr(importlib.import_module(f"modalign.studies.{name}"), read)(folder)
+        found.append(rows.assign(id=[_id(str(claim)) for claim in rows["claim"]])[COLUMNS])
     told = pd.concat(found, ignore_index=True)
     told = told[told["id"] != ""]
     if unknown := sorted(set(told["id"]) - set(CLAIMS)):
@@ -369,7 +377,7 @@ def _decided(own: pd.DataFrame) -> dict[str, Any]:
         "symbol": SYMBOLS[said],
         "value": _value(own),
         "pairs": int(own["pairs"].min()),
-        "seeds": int(open_ones.max()) if len(open_ones) else None,
+        "seeds": int(open_ones.max()) if said == "undecided" and len(open_ones) else None,
         "tables": ", ".join(dict.fromkeys(own["table"])),
     }
 
