@@ -26,12 +26,14 @@ from modalign.metrics.intervals import (
     paired_table,
     seed_interval,
 )
+from modalign.metrics.multiple import Counted, excluding_zero, p_values
 from modalign.metrics.ranking import Ranking, Retrieval, retrieval
 
 __all__ = [
     "SYMBOLS",
     "AlignmentScores",
     "CaptionScores",
+    "Counted",
     "Interval",
     "Ranking",
     "Retrieval",
@@ -44,8 +46,10 @@ __all__ = [
     "cca",
     "corpus_bleu",
     "difference",
+    "excluding_zero",
     "interval_table",
     "of_readings",
+    "p_values",
     "paired_table",
     "pointing_game",
     "retrieval",

@@ -1,0 +1,107 @@
+"""How a study declares a claim before its sweep runs, and the one rule that decides it after."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from modalign.metrics import SYMBOLS, Interval, Verdict, of_readings
+
+
+class Claim(NamedTuple):
+    """A claim of a paper, as a study decides it.
+
+    Attributes:
+        says: the statement.
+        paper: the value as printed, and its place.
+        measure: what is compared.
+        contrast: the two sides, so that the claim's side is up.
+        budget: what either side gets, tuning included.
+        smallest: the smallest effect of interest, as a size.
+        table: the recorded tables that decide it.
+        denies: ``""``, or what the claim says that there is not: a ``"gain"``, or a
+            ``"difference"`` on either side.
+        exploratory: looked for after others had been seen.
+    """
+
+    says: str
+    paper: str
+    measure: str
+    contrast: str
+    budget: str
+    smallest: float
+    table: str
+    denies: Literal["", "gain", "difference"] = ""
+    exploratory: bool = False
+
+
+def verdict(claim: Claim, interval: Interval) -> Verdict:
+    """What one interval says of a claim, by :meth:`modalign.metrics.Interval.verdict`.
+
+    A claim that denies an effect holds where that effect is absent or on the other side, and is
+    reversed where it is there.
+    """
+    up, down = (interval.verdict(paper=side, smallest=claim.smallest) for side in (1, -1))
+    if not claim.denies:
+        return up
+    denied = [up] if claim.denies == "gain" else [up, down]
+    if "holds" in denied:
+        return "reversed"
+    return "undecided" if "undecided" in denied else "holds"
+
+
+def judged(
+    claims: Mapping[str, Claim], found: Iterable[tuple[str, str, Interval, int]]
+) -> pd.DataFrame:
+    """A row for each reading of each claim: its interval, verdict, and what would decide it.
+
+    Args:
+        claims: by id.
+        found: for each reading the id of its claim, its name, the interval of the paired
+            differences, and how many pairs there are.
+
+    Returns:
+        ``claim``, ``reading``, ``mean``, ``low``, ``high``, ``pairs``, ``smallest``, ``verdict``,
+        and ``seeds``: how many would decide an undecided one, missing for the others.
+    """
+    rows = []
+    for name, reading, interval, pairs in found:
+        claim = claims[name]
+        said = verdict(claim, interval)
+        rows.append(
+            {
+                "claim": name,
+                "reading": reading,
+                **interval._asdict(),
+                "pairs": pairs,
+                "smallest": claim.smallest,
+                "verdict": said,
+                "seeds": interval.seeds_to_decide(pairs, smallest=claim.smallest)
+                if said == "undecided" and claim.smallest
+                else None,
+            }
+        )
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def decided(rows: pd.DataFrame) -> pd.DataFrame:
+    """One verdict a claim over its readings, beside how many readings had which.
+
+    Args:
+        rows: of :func:`judged`.
+
+    Returns:
+        A row a claim, in order: ``verdict``, ``symbol``, ``readings``, and a count for each of
+        ``holds``, ``reversed``, ``absent`` and ``undecided``.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, part in rows.groupby("claim", sort=False):
+        each = part.verdict.value_counts()
+        said = of_readings(part.verdict)
+        found[str(name)] = {
+            "verdict": said,
+            "symbol": SYMBOLS[said],
+            "readings": len(part),
+            **{kind: int(each.get(kind, 0)) for kind in list(SYMBOLS)[:4]},
+        }
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("claim")
