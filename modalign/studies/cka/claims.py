@@ -32,7 +32,7 @@ from typing import get_args
 import pandas as pd
 
 from modalign import records
-from modalign.metrics import Interval, difference
+from modalign.metrics import SYMBOLS, Interval, Verdict, difference, excluding_zero
 from modalign.studies._claims import Claim, decided, judged
 from modalign.studies.cka import few, steps
 from modalign.studies.cka.cosine_learning import THRESHOLDS, Measure, Order, Pairs, Statistics
@@ -367,3 +367,38 @@ def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
     ours = {name for name, claim in CLAIMS.items() if claim.exploratory}
     of_paper = judgements[~judgements.claim.isin(ours)]
     return decided(of_paper.assign(claim=of_paper.claim.str.extract(r"(c\d+)", expand=False)))
+
+
+def quotes(judgements: pd.DataFrame) -> dict[str, str]:
+    """What a page quotes of each claim and of each part: its symbol, its verdict, and a count.
+
+    The count says how many readings hold, are reversed, absent and undecided, in their symbols.
+    """
+    found = {}
+    for name, row in pd.concat([decided(judgements), verdicts(judgements)]).iterrows():
+        found[f"symbol-{name}"] = row.symbol
+        found[f"verdict-{name}"] = row.verdict
+        counts = (f"{SYMBOLS[kind]} {row[kind]}" for kind in get_args(Verdict)[:4])
+        found[f"count-{name}"] = " ".join(counts)
+    return found
+
+
+def by_chance(judgements: pd.DataFrame) -> pd.DataFrame:
+    """How many readings of each claim exclude zero, as they stand and after correction.
+
+    Returns:
+        A row a claim and one for all: ``contrasts``, ``by chance`` (a twentieth of them),
+        ``exclude zero`` and ``after correction`` (Benjamini and Hochberg, within the row).
+    """
+    claim = judgements.claim.str.extract(r"(c\d+)", expand=False)
+    parts = [*judgements.groupby(claim, sort=False), ("all", judgements)]
+    rows = {}
+    for name, part in parts:
+        counted = excluding_zero(part)
+        rows[name] = {
+            "contrasts": counted.contrasts,
+            "by chance": counted.contrasts / 20,
+            "exclude zero": counted.nominal,
+            "after correction": counted.corrected,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
