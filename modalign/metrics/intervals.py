@@ -1,5 +1,6 @@
 """The interval of a mean, of a difference and of any statistic of a set of examples."""
 
+import bisect
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -116,7 +117,8 @@ class Interval(NamedTuple):
         low, high = 2, 2
         while spread * _width(high) >= smallest:
             low, high = high, 2 * high
-        return next(n for n in range(low, high + 1) if spread * _width(n) < smallest)
+        between = range(low, high + 1)
+        return between[bisect.bisect(between, False, key=lambda n: spread * _width(n) < smallest)]
 
 
 def of_readings(verdicts: Iterable[Verdict]) -> Verdict:

@@ -473,6 +473,11 @@ def test_seeds_to_decide_are_the_fewest(seeds, smallest):
     assert needed == 2 or length(needed - 1) >= smallest
 
 
+def test_seeds_to_decide_are_found_at_once_where_they_are_many():
+    # a scan would take hours
+    assert Interval(0, -1, 1).seeds_to_decide(8, smallest=5e-4) > 10**7
+
+
 @pytest.mark.parametrize(("seeds", "smallest"), [(1, 0.5), (5, 0), (5, np.nan), (5, 1e-9)])
 def test_seeds_to_decide_refuse(seeds, smallest):
     with pytest.raises(ValueError, match="expected"):
