@@ -113,18 +113,6 @@ SWEEPS: dict[str, Sweep] = {
             },
         ),
     ),
-    "cka/lambda": Sweep(
-        _history,
-        (
-            {
-                "pairs": get_args(Pairs),
-                "objective": ["both"],
-                "lambda_cka": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
-                "epochs": [10],
-            },
-        ),
-        first=0,
-    ),
     "cka/batch": Sweep(
         _history,
         (
@@ -138,8 +126,8 @@ SWEEPS: dict[str, Sweep] = {
         first=0,
     ),
 }
-"""By table. Seeds from 10 on are of the sweeps whose criteria :mod:`claims` fixed beforehand; the
-other two are older."""
+"""By table. Seeds from 10 on are of the sweeps whose criteria :mod:`modalign.studies.cka.claims`
+fixed beforehand; the other one is older, and decides nothing."""
 
 
 def settings(grids: Iterable[Grid], seeds: Iterable[int]) -> list[Setting]:
