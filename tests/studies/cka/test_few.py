@@ -35,3 +35,20 @@ def test_what_maximises_cka_raises_it_on_held_out_pairs():
     setting = Setting(objective="cka", examples=2000, batch_size=128, epochs=5)
     table = few.objectives(setting).set_index("epoch")
     assert table.cka_debiased[5] > table.cka_debiased[0] + 0.1
+
+
+def test_minibatches_without_a_value_are_counted():
+    # an encoder that has nearly collapsed: all but a few examples are alike but for rounding
+    x, y = related()
+    y[torch.arange(400) % 20 > 0] *= 1e-9
+    found = few.reliability(x, y, 8, draws=200).set_index("measure")
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randperm(400, generator=generator)[:8] for _ in range(200)]
+    alone = sum(int((batch % 20 == 0).sum() == 1) for batch in batches)
+    assert alone > 20
+    assert found.undefined.to_dict() == {"biased": 0, "debiased": 2 * alone, "cca": 0, "svcca": 0}
+    assert found.notna().all(axis=None)
+
+
+def test_a_measure_of_every_minibatch_is_undefined_in_none():
+    assert (few.reliability(*related(), 8, draws=5).undefined == 0).all()
