@@ -8,11 +8,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 # the environment of test-python, one a version
 OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help book html test test-python bench env lint outputs clean
+.PHONY: help book html pdf test test-python bench env lint outputs clean
 
 help:
 	@echo "make book     execute every chapter on this machine, then render the pages"
 	@echo "make html     render the committed outputs, without executing"
+	@echo "make pdf      the committed outputs as one file, printed by a Chromium"
 	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
 	@echo "make test-python PYTHON=python3.13   the tests of the package alone, on another Python"
 	@echo "make bench    our code beside the peers, as a table of ratios"
@@ -27,6 +28,9 @@ book: $(VENV)/.has-book
 
 html: $(VENV)/.has-book
 	$(BIN)/python tools/book.py render --committed
+
+pdf: $(VENV)/.has-dev html
+	$(BIN)/python tools/pdf.py
 
 outputs: $(VENV)/.has-book
 	$(BIN)/python tools/book.py execute --jobs $(JOBS)

@@ -81,6 +81,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def place() -> str:
+    """Where this process computes, in a line: processor, the GPU that torch has started, and torch.
+
+    >>> ", torch " in place()
+    True
+    """
+    torch = sys.modules.get("torch")
+    used = [torch.cuda.get_device_name()] if torch and torch.cuda.is_initialized() else []
+    return ", ".join([_processor(), *used, f"torch {library_version('torch')}"])
+
+
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in MiB."""
     status = pathlib.Path("/proc/self/status")

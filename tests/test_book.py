@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.parse
 
+import pypdf
 import pytest
 from bs4 import BeautifulSoup
 
@@ -139,7 +140,15 @@ def test_pages_look_right_offline(html, browser, scheme, width):
     tab = context.new_page()
     tab.on("console", lambda m: found.append(m.text) if m.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: found.append(str(error)))
-    tab.on("requestfailed", lambda request: found.append(f"failed: {request.url}"))
+    # a page that is left aborts what it still loads, such as its icon in the tab
+    tab.on(
+        "requestfailed",
+        lambda request: (
+            None
+            if request.failure == "net::ERR_ABORTED"
+            else found.append(f"failed: {request.url}")
+        ),
+    )
     faults = {}
     for page in pages(html):
         if page == html / "index.html":
@@ -161,3 +170,25 @@ def test_the_front_door_leads_to_the_introduction(html, browser):
     tab.wait_for_url("**/book/intro.html")
     assert "Aligning modalities" in tab.title()
     tab.close()
+
+
+def test_the_book_is_one_pdf(html, browser, tmp_path):
+    target = tmp_path / "book.pdf"
+    command = [sys.executable, "tools/pdf.py", "--html", str(html), "--output", str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    book = pypdf.PdfReader(target)
+    chapters = [parsed(html / f"{name}.html").h1 for name in ("notebooks/cka", "book/status")]
+    contents = book.pages[1].extract_text()
+    assert all(title.find(string=True) in contents for title in chapters)
+    assert len(book.pages[1]["/Annots"]) > len(chapters)  # its lines are links
+    places = [book.get_destination_page_number(each) for each in book.named_destinations.values()]
+    assert len(places) > 100
+    assert max(places) < len(book.pages)
+    end = "\n".join(page.extract_text() for page in book.pages[-12:])
+    assert "Hint to Exercise" in end
+    assert "Solution to" in end
+    derivation = "\n".join(page.extract_text() for page in book.pages[10:20])
+    assert "Solution to" not in derivation
+    assert not [mark for mark in ("\\frac", "\\(", "$$") if mark in derivation]
+    assert sorted(tmp_path.iterdir()) == [target]

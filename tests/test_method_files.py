@@ -78,7 +78,7 @@ def labels(notebook):
     """The labels of the equations of a chapter."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text("utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return set(re.findall(r"```\{math\}\n:label: (\S+)", text))
+    return set(re.findall(r"^\$\$ \((\S+)\)$", text, re.M))
 
 
 def source(name):

@@ -46,7 +46,10 @@ def compared(cells):
             continue
         held = found.setdefault(cell.source, {})
         for output in cell.outputs:
-            for kind, text in output.get("data", {"text": output.get("text")}).items():
+            if output.output_type == "stream":  # a kernel sends it in one piece or in several
+                held["text"] = held.get("text", "") + output.text
+                continue
+            for kind, text in output.get("data", {}).items():
                 if kind not in ("image/png", "image/jpeg"):
                     held.setdefault(kind, []).append(text)
             held.setdefault("metadata", []).append(output.get("metadata", {}))

@@ -150,7 +150,7 @@ def test_every_method_has_its_page_in_the_reference():
     methods = {top_module(path) for path in MODULES} & (FLOORS[1] - {"data"})
     assert methods
     for name in methods:
-        assert f"## `modalign.{name}`" in read("book/api.md")
+        assert f"# `modalign.{name}`" in read(f"book/api/{name}.md")
 
 
 def test_no_file_names_a_place_on_somebodys_disk():

@@ -35,9 +35,9 @@ def p_values(table: "pd.DataFrame") -> np.ndarray:
             whose mean is not in its middle, or fewer than 2 pairs.
 
     >>> import pandas as pd
-    >>> table = pd.DataFrame({"mean": [2, 1], "low": [1, -1], "high": [3, 3], "pairs": [5, 5]})
-    >>> p_values(table).round(3).tolist()
-    [0.005, 0.238]
+    >>> table = pd.DataFrame({"mean": [2, 1], "low": [1, -1.5], "high": [3, 3.5], "pairs": [5, 5]})
+    >>> p_values(table).round(4).tolist()
+    [0.0051, 0.329]
     """
     for column in NEEDED:
         require_choice(column, [str(name) for name in table.columns], "table: column")

@@ -263,11 +263,11 @@ class Codis(nn.Module):
         if config.mlm:
             masked = mask_tokens(ids, config.vocabulary, generator=generator)
             hidden, _ = self.towers.read(masked.input_ids, mask)
-            words = self.mlm_head(self.fusion(hidden, mask, image))
             chosen = masked.labels != -100
+            words = self.mlm_head(self.fusion(hidden, mask, image)[chosen])
             # eq-codis-mlm; a batch where no word was chosen has nothing to learn
             found["mlm"] = functional.cross_entropy(
-                words[chosen], masked.labels[chosen], reduction="sum"
+                words, masked.labels[chosen], reduction="sum"
             ) / chosen.sum().clamp_min(1)
         found = {name: part for name, part in found.items() if getattr(config, name)}
         total = torch.stack([getattr(config, name) * part for name, part in found.items()]).sum()
@@ -284,11 +284,9 @@ class Codis(nn.Module):
         """Tell pairs from hard negatives, one each way (eq-codis-itm)."""
         texts = hard_negatives(similarity, generator=generator)
         images = hard_negatives(similarity.T, generator=generator)
-        fused = self.fusion(
-            torch.cat([text, text[texts], text]),
-            torch.cat([mask, mask[texts], mask]),
-            torch.cat([image, image, image[images]]),
-        )
+        own = torch.arange(len(image), device=image.device)
+        pairs = torch.cat([own, texts, own]), torch.cat([own, own, images])
+        fused = self.fusion(text, mask, image, pairs, first=True)
         truth = torch.zeros(len(fused), dtype=torch.long, device=fused.device)
         truth[: len(image)] = 1
         return functional.cross_entropy(self.itm_head(fused[:, 0]), truth)
@@ -317,7 +315,7 @@ class Codis(nn.Module):
         """Logit of each pair being a match, from the fused [CLS]."""
         image, _ = self.towers.see(pixel_values)
         text, _ = self.towers.read(input_ids, attention_mask)
-        scores = self.itm_head(self.fusion(text, attention_mask, image)[:, 0])
+        scores = self.itm_head(self.fusion(text, attention_mask, image, first=True)[:, 0])
         return scores[:, 1] - scores[:, 0]
 
 
@@ -393,10 +391,11 @@ def rerank(
     near[0].scatter_(1, similarity.topk(k, 1).indices, True)
     near[1].scatter_(0, similarity.topk(k, 0).indices, True)
     pairs = near.any(0).nonzero()
-    logits = [
-        model.itm_head(model.fusion(text[j], mask[j], image[i])[:, 0])
-        for i, j in (part.unbind(1) for part in pairs.split(at_a_time))
-    ]
+    logits = []
+    for part in pairs.split(at_a_time):
+        (i, images), (j, texts) = (each.unique(return_inverse=True) for each in part.unbind(1))
+        fused = model.fusion(text[j], mask[j], image[i], (texts, images), first=True)
+        logits.append(model.itm_head(fused[:, 0]))
     matched = torch.zeros_like(similarity)
     matched[tuple(pairs.T)] = torch.cat(logits).softmax(1)[:, 1].to(similarity.dtype)
     rows, columns = similarity.where(~near, 2 + matched)  # above every cosine

@@ -341,12 +341,14 @@ class CrossAttention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.keep, self.weights = False, torch.empty(0)
 
-    def forward(self, text: Tensor, image: Tensor) -> Tensor:
-        """What each token sees, (b, t, width)."""
+    def forward(self, text: Tensor, image: Tensor, images: Tensor | None = None) -> Tensor:
+        """What each token sees, (b, t, width), of the picture ``images`` (b,) names, or its own."""
         q, k, v = (
             project(each).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for project, each in ((self.query, text), (self.key, image), (self.value, image))
         )
+        if images is not None:
+            k, v = k[images], v[images]
         if self.keep:  # torch's own attention gives weights that its output does not depend on
             self.weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
             seen = self.weights @ v
@@ -367,10 +369,15 @@ class FusionLayer(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, text: Tensor, padding: Tensor | None, image: Tensor) -> Tensor:
-        x = self.norms[0](text)
-        text = text + self.own(x, x, x, key_padding_mask=padding, need_weights=False)[0]
-        text = text + self.cross(self.norms[1](text), image)
+    def read(self, text: Tensor, padding: Tensor | None, *, first: bool = False) -> Tensor:
+        """The text after it has attended to itself; where ``first``, the state of [CLS] alone."""
+        x, end = self.norms[0](text), 1 if first else None
+        own, _ = self.own(x[:, :end], x, x, key_padding_mask=padding, need_weights=False)
+        return text[:, :end] + own
+
+    def look(self, text: Tensor, image: Tensor, images: Tensor | None = None) -> Tensor:
+        """The text after it has attended to its picture too."""
+        text = text + self.cross(self.norms[1](text), image, images)
         return text + self.feed(self.norms[2](text))
 
 
@@ -384,9 +391,36 @@ class FusionEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, text: Tensor, mask: Tensor | None, image: Tensor) -> Tensor:
-        """Return fused states (b, t, width), [CLS] first."""
+    def forward(
+        self,
+        text: Float[Tensor, "n t d"],
+        mask: Tensor | None,
+        image: Float[Tensor, "m p d"],
+        pairs: tuple[Tensor, Tensor] | None = None,
+        *,
+        first: bool = False,
+    ) -> Float[Tensor, "b s d"]:
+        """Fuse pairs of a text and a picture.
+
+        What depends on one of the two alone is computed once for each text and picture, however
+        many pairs they are in, and where only [CLS] is read the last layer computes nothing else.
+
+        Args:
+            text: states.
+            mask: their tokens; all by default.
+            image: states.
+            pairs: (b,) places of the texts, and of the pictures; row i with row i by default.
+            first: whether only the state of [CLS] is wanted.
+
+        Returns:
+            Fused states, [CLS] first; s is t, or 1 where ``first``.
+        """
         padding = None if mask is None else ~mask.bool()
-        for layer in self.layers:
-            text = layer(text, padding, image)
+        texts, images = (None, None) if pairs is None else pairs
+        for depth, layer in enumerate(self.layers):
+            assert isinstance(layer, FusionLayer)
+            text = layer.read(text, padding, first=first and depth == len(self.layers) - 1)
+            if depth == 0 and texts is not None:
+                text, padding = text[texts], None if padding is None else padding[texts]
+            text = layer.look(text, image, images)
         return self.norm(text)

@@ -121,7 +121,8 @@ class Judge(nn.Module):
         seen, _ = self.codis.towers.see(images.flatten(0, 1))
         seen = seen.unflatten(0, images.shape[:2]) + self.places
         text, _ = self.codis.towers.read(ids, mask)
-        return self.head(self.codis.fusion(text, mask, seen.flatten(1, 2))[:, 0])
+        fused = self.codis.fusion(text, mask, seen.flatten(1, 2), first=True)
+        return self.head(fused[:, 0])
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of ``label`` (b,).

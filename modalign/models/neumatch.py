@@ -173,10 +173,18 @@ class SequenceStack(nn.Module):
     """
 
     def __init__(
-        self, width: int, hidden: int, *, full: bool, fc: int, normalization: str | None
+        self,
+        width: int,
+        hidden: int,
+        *,
+        full: bool,
+        relu: bool,
+        fc: int,
+        normalization: str | None,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Linear(width, hidden, bias=False), nn.ReLU()] if full else []
+        layers: list[nn.Module] = [nn.Linear(width, hidden, bias=False)] if full else []
+        layers += [nn.ReLU()] if full and relu else []
         for i in range(fc):
             layers += [nn.Linear(width if i == 0 and not full else hidden, hidden), nn.ReLU()]
         self.fc = nn.Sequential(*layers)
@@ -302,6 +310,8 @@ class NeuMATCH(nn.Module):
         num_actions: the first so many of :data:`ACTIONS`, 3 or 5.
         projection: reduce features to P by a fixed random matrix (section 3.5); else by a trained
             one without bias ("Full" in Table 5).
+        full_relu: a ReLU after the trained one, as in the authors' code; the paper says that being
+            trained is the only difference.
         normalization: ``"sbn"`` at the output of the Video and Text Stacks (section 3.3),
             ``"ln2"`` or ``"ln4"`` inside the LSTMs of these two or of all four stacks (2xLN and
             4xLN, section 3.4), or None.
@@ -330,6 +340,7 @@ class NeuMATCH(nn.Module):
         matched_hidden: int = 20,
         num_actions: int = 3,
         projection: bool = True,
+        full_relu: bool = True,
         normalization: Normalization | None = "sbn",
         seed: int = 0,
     ) -> None:
@@ -351,7 +362,12 @@ class NeuMATCH(nn.Module):
         self.text_input = FixedInput(text_features, projected, 2 * seed + 1)
         self.video, self.text = (
             SequenceStack(
-                fixed.width, hidden, full=not projection, fc=fc, normalization=normalization
+                fixed.width,
+                hidden,
+                full=not projection,
+                relu=full_relu,
+                fc=fc,
+                normalization=normalization,
             )
             for fixed, fc in ((self.clip_input, 2), (self.text_input, 1))
         )

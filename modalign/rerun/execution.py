@@ -40,6 +40,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 OURS = ({"float"}, {"dict"})
 MOST_BITS = 14_000  # of an integer: Python writes no more than 4300 digits
 NOTEBOOK, RESULTS, PROVENANCE = "notebook.ipynb", "results.json", "provenance.json"
+READING = "reading.ipynb"
 LOCKS = ".locks"
 NO_WIDGETS = "ignore:IProgress not found"  # tqdm's, though nobody looks at the bar
 LONGEST_SOCKET = 80  # a path of a Unix socket holds 104 bytes or more; zmq appends to ours
@@ -514,7 +515,8 @@ class Result:
     """A run that was made: its values, what they cost, and what they came from.
 
     Attributes:
-        folder: holds ``notebook.ipynb``, ``results.json`` and ``provenance.json``.
+        folder: holds ``notebook.ipynb``, ``results.json`` and ``provenance.json``; of a run that
+            succeeded also ``reading.ipynb``, its plain copy for any notebook program.
         provenance: parameters, versions, machine, time and memory.
         values: what the chapter glued, by name; of a failed run as far as it came.
         found: whether `run` found it instead of making it.
@@ -631,9 +633,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def keep(plan: Plan, made: Execution, output: Path) -> Result:
+def keep(plan: Plan, made: Execution, output: Path, root: Path) -> Result:
     """Write a run beside its place, then move it there in one step."""
     import nbformat
+
+    from modalign.rerun.plain import names, plain
 
     name = plan.name if made.failure is None else f"{plan.name}.failed"
     results = json.dumps(_strict(glued(made.notebook)), indent=1, allow_nan=False) + "\n"
@@ -655,6 +659,10 @@ def keep(plan: Plan, made: Execution, output: Path) -> Result:
         RESULTS: results,
         PROVENANCE: json.dumps(records.seal(held, results.encode()), indent=1) + "\n",
     }
+    if made.failure is None:
+        folder = book.notebook_path(plan.chapter, root).parent
+        read = plain(made.notebook, glued(made.notebook), names(root), folder)
+        texts[READING] = nbformat.writes(read, version=4) + "\n"
     try:
         _place(texts, output, plan.name, name)
     except OSError as error:
@@ -837,7 +845,7 @@ def perform(
         if made.failure and made.failure.reason == "stopped":
             _note(plan, output, "stopped")
             return "stopped", None
-        result = keep(plan, made, output)
+        result = keep(plan, made, output, root)
         _note(plan, output, "finished" if result.ok else "failed")
     return ("ran" if result.ok else "failed"), result
 

@@ -83,9 +83,10 @@ def record(
 ) -> list[pd.DataFrame]:
     """Make every run that is not kept yet, and save the rows of all as one recorded table.
 
-    Its provenance has the ``parameters``, the ``commits`` that the runs were made at, and the
-    seconds of all runs added up. Runs that an earlier call made at another commit, or with changes
-    that were not committed, are used with a warning that names them.
+    Its provenance has the ``parameters``, the ``commits`` that the runs were made at and the
+    ``places`` where (see :func:`modalign.records.place`), and the seconds of all runs added up.
+    Runs that an earlier call made at another commit, or with changes that were not committed, are
+    used with a warning that names them.
 
     Args:
         work: a function of a module, from a :class:`Task` to tidy rows. Their ``attrs`` are kept
@@ -135,7 +136,7 @@ def record(
     records.save(
         pd.concat(tables, ignore_index=True).drop(columns=list(drop)),
         name,
-        parameters={**parameters, "commits": _commits(tables)},
+        parameters={**parameters, "commits": _commits(tables), "places": _places(tables)},
         seconds=sum(table.attrs["seconds"] for table in tables),
         folder=root,
     )
@@ -144,6 +145,11 @@ def record(
 
 def _commits(tables: Iterable[pd.DataFrame]) -> list[str]:
     return sorted({str(table.attrs["commit"]) for table in tables})
+
+
+def _places(tables: Iterable[pd.DataFrame]) -> list[str]:
+    # runs that were kept before this was written down say nothing
+    return sorted({table.attrs.get("place", "not recorded") for table in tables})
 
 
 def _warn_of_other_code(runs: pathlib.Path, kept: Sequence[pd.DataFrame]) -> None:
@@ -185,6 +191,7 @@ def _make(task: tuple[pathlib.Path, str, Seeded], *, work: Work, shorter: Shorte
         "row": row,
         "setting": dataclasses.asdict(setting),
         "commit": records.commit()[0],
+        "place": records.place(),
     }
     content = json.dumps([list(table.columns), table.to_dict("split")["data"]]).encode()
     head = json.dumps(records.seal(about, content)).encode()

@@ -21,6 +21,7 @@ from modalign.models.codis_encoders import (
     transformers_towers,
     with_cls,
 )
+from tests import _asserts as asserts
 
 
 def small(**changes):
@@ -426,6 +427,24 @@ def test_match_is_the_logit_of_the_matching_head(model):
     torch.testing.assert_close(model.match(**batch), torch.stack(wanted))
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_fusing_pairs_equals_fusing_copies_of_their_texts_and_pictures(first, masked):
+    fusion, batch = Codis(small()).double().fusion, pairs()
+    text, image = torch.rand(2, 4, 5, 16).double().requires_grad_()
+    texts, images = torch.tensor([[0, 1, 2, 3, 2, 2], [0, 1, 2, 3, 0, 1]])
+    mask = batch["attention_mask"] if masked else None
+
+    def copies(text, image):
+        each = None if mask is None else mask[texts]
+        return fusion(text[texts], each, image[images])[:, : 1 if first else None]
+
+    inputs = [each.detach().requires_grad_() for each in (text, image)]
+    asserts.equals_literal(
+        lambda text, image: fusion(text, mask, image, (texts, images), first=first), copies, inputs
+    )
+
+
 def test_grad_cam_is_a_map_a_word_and_zero_for_padding(model):
     batch = pairs()
     maps = grad_cam(model, batch)
@@ -443,7 +462,7 @@ def test_grad_cam_equals_attention_times_gradient_by_finite_differences():
     batch["pixel_values"] = batch["pixel_values"].double()
     cross, kept = model.fusion.layers[0].cross, {}
 
-    def nudged(text, image):
+    def nudged(text, image, images=None):
         """The attention in formulas, with a nudge of one of its weights."""
         q, k, v = (
             project(x).unflatten(2, (2, -1)).transpose(1, 2)

@@ -289,6 +289,7 @@ def test_a_run_leaves_notebook_results_and_provenance(tiny_book, tmp_path):
     assert result.parameters["seed"] == 3
     assert {path.name for path in result.folder.iterdir()} == {
         "notebook.ipynb",
+        "reading.ipynb",
         "results.json",
         "provenance.json",
     }

@@ -11,7 +11,7 @@ import torch
 from modalign import records
 from modalign.data import shapes
 from modalign.metrics import caption_scores, caption_tokens, pointing_game
-from modalign.studies.captioning import pictures, recording, training
+from modalign.studies.captioning import figures, pictures, recording, training
 from modalign.studies.captioning.setting import (
     CLAIMS,
     FULL,
@@ -170,6 +170,7 @@ def test_a_model_that_looks_everywhere_points_by_chance(run):
     torch.nn.init.zeros_(flat.attention.full_att.weight)
     found = training.attention_scores(dataclasses.replace(run, model=flat))
     assert found["pointing"] == pytest.approx(found["pointing_by_chance"])
+    assert found["iou"] == pytest.approx(found["pointing_by_chance"])
     assert 0 < found["pointing"] < 20
 
 
@@ -201,6 +202,31 @@ def test_a_reading_is_what_is_scored(run):
     points = pointing_game(torch.cat(looked), torch.cat(shown))
     found = training.attention_scores(run)["pointing"]
     assert 100 * points.mean().item() == pytest.approx(found)
+
+
+@pytest.mark.parametrize("index", [0, 5])
+def test_what_the_model_says_alone_comes_with_where_it_looked(run, index):
+    each = training.saying(run, index, resolution=64)
+    pixels = run.splits["test"].pixels[index : index + 1]
+    options = {"beam": run.setting.beam, "max_length": run.setting.max_length}
+    said = training.spoken(run.model, pixels, run.vocabulary, **options)
+    assert " ".join(each.words) == said.texts[0]
+    assert each.maps.shape == (len(each.words), 8, 8)
+    np.testing.assert_allclose(each.maps.sum((1, 2)), 1, rtol=1e-5)
+    assert each.masks is None
+    assert np.array_equal(each.picture, training.reading(run, index, resolution=64).picture)
+
+
+def test_a_picture_of_words_shows_each_place_as_bright_as_it_was_looked_at():
+    picture = np.full((4, 4, 3), 200, np.uint8)
+    maps = np.array([[[0.0, 0.5], [0.25, 0.25]], [[0.25, 0.25], [0.25, 0.25]]])
+    drawn = figures.words(training.Reading(picture, ["a", "star"], maps), columns=2)
+    shown = [ax.images[0].get_array()[..., 0] for ax in drawn.axes]
+    assert [ax.get_title() for ax in drawn.axes] == ["a", "star"]
+    assert shown[0][::2, ::2].tolist() == [[50, 200], [125, 125]]
+    assert (shown[1] == 200).all()
+    with pytest.raises(ValueError, match="expected a word at least, the caption has none"):
+        figures.words(training.Reading(picture, [], maps[:0]))
 
 
 def test_means_leave_padding_out(run):
@@ -278,6 +304,12 @@ def test_a_claim_depends_where_its_readings_differ(tmp_path):
         assert found.claim.tolist() == ["c7", "c8", "c36"]
         assert found.dataset.tolist() == ["flickr8k", "flickr8k", "shapes"]
         assert found.verdict.tolist() == [expected] * 3
+    (tmp_path / "captioning" / "shapes.csv").unlink()
+    assert recording.verdicts(tmp_path, names=["c7", "c8"]).verdict.tolist() == ["depends"] * 2
+    with pytest.raises(FileNotFoundError, match="shapes"):
+        recording.verdicts(tmp_path)
+    with pytest.raises(ValueError, match="names: expected one of c7, c8, c36"):
+        recording.verdicts(tmp_path, names=["c9"])
 
 
 def test_every_claim_has_a_smallest_effect_and_rows_that_are_trained():
@@ -301,6 +333,26 @@ def test_a_summary_and_a_figure_show_the_table(recorded):
     assert drawn.axes[1].get_legend() is None
 
 
+def test_floors_stand_above_the_rows(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "PRESETS", {"shapes": {}})
+    recording.record_floors([0, 1], folder=tmp_path, **TINY)
+    floors = records.load("captioning/floors", tmp_path)
+    one = recording.floors(setting(seed=1)).bleu_4
+    kept = floors[floors.seed == 1].set_index("floor").bleu_4
+    assert kept.to_dict() == pytest.approx(one.to_dict(), rel=1e-4)
+    found = recording.summary(recorded, floors)
+    assert found.index.tolist()[:4] == ["human", "constant", "random", "even map"]
+    assert found.loc["even map", "pointing"] == found.loc["even map", "iou"]
+    chance = recording.scores(recorded).pointing_by_chance.mean()
+    assert found.loc["even map", "iou"] == f"{chance:.3f}"
+    assert found.bleu_4["human"] == f"{floors[floors.floor == 'human'].bleu_4.mean():.3f}"
+    assert found.loc["human", "pointing"] == found.loc["even map", "bleu_4"] == ""
+    line = recording.figure(recorded, [WITHOUT], floors).axes[0].lines[-1]
+    assert set(line.get_ydata()) == {floors[floors.floor == "constant"].bleu_4.mean()}
+    rest = found.iloc[4:][recording.summary(recorded).columns]
+    assert rest.equals(recording.summary(recorded))
+
+
 def test_floors_of_the_world():
     found = recording.floors(setting(tested=200))
     assert found.index.tolist() == ["human", "constant", "random"]
@@ -321,6 +373,11 @@ def test_photographs_are_captioned(real_data, sizes):
     found = training.measured(run)
     assert set(found) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider"}
     assert [len(run.splits[name].texts) for name in ("train", "validation", "test")] == [64, 6, 8]
+    each = training.reading(run, 3)
+    assert " ".join(each.words) == " ".join(caption_tokens(run.splits["test"].texts[3][0]))
+    assert each.masks is None
+    assert len(each.maps) == len(each.words)
+    assert np.array_equal(each.picture.transpose(2, 0, 1), run.splits["test"].pixels[3].numpy())
 
 
 REFUSED = {

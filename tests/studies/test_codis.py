@@ -241,18 +241,22 @@ def test_what_must_not_look_sees_grey(run):
         assert (found["images"] == 127).all()
 
 
-def test_the_majority_is_that_of_the_training_labels(run, monkeypatch):
+def test_the_majority_is_that_of_the_training_labels(monkeypatch):
     def fixed(tuning, split, **_):
         label = torch.tensor([0, 2, 2, 1]) if split == "train" else torch.tensor([2, 2, 0, 1])
-        found = {"label": label}
-        if tuning.task == "questions":
-            found["allowed"] = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 0]]).bool()
-        return found, ("a", "b", "c")
+        allowed = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 0]]).bool()
+        allowed = allowed if tuning.task == "questions" else None
+        return tasks.Examples(pytest.fail, [], label, ("a", "b", "c"), allowed)
 
-    monkeypatch.setattr(tasks, "examples", fixed)
-    options = {"tokenizer": run.tokenizer}
-    assert tasks.majority(SMALL, FineTuning(task="entailment"), **options) == 50.0
-    assert tasks.majority(SMALL, FineTuning(task="questions"), **options) == 100.0
+    monkeypatch.setattr(tasks, "asked", fixed)
+    assert tasks.majority(SMALL, FineTuning(task="entailment")) == 50.0
+    assert tasks.majority(SMALL, FineTuning(task="questions")) == 100.0
+
+
+@pytest.mark.parametrize("task", TASKS["shapes"])
+def test_the_majority_needs_no_picture(monkeypatch, task):
+    monkeypatch.setattr(tasks, "painted", lambda *_: pytest.fail("drawn"))
+    assert 0 < tasks.majority(SMALL, FineTuning(task=task, **TUNING)) <= 100
 
 
 def test_no_photograph_that_pretraining_saw_is_scored(run, real_data):
@@ -331,21 +335,27 @@ def test_two_objects_of_one_description_have_no_name_of_their_own():
     assert maps.named_objects(twins, ["[CLS]", "a", "star", "and", "a", "box"]) == [(2, 5)]
 
 
+def maps_of(run, drawn, shown):
+    """In place of Grad-CAM: the map of the last word of each name, ``shown`` (n, objects, h, w)."""
+
+    def known(model, batch):
+        found = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
+        for i, scene in enumerate(drawn):
+            length = int(batch["attention_mask"][i].sum())
+            tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
+            for k, place in maps.named_objects(scene, tokens):
+                found[i, place] = shown[i, k].float().flatten()
+        return found
+
+    return known
+
+
 @pytest.mark.parametrize(("there", "wanted"), [(True, 100.0), (False, 0.0)])
 def test_pointing_scores_maps_that_know(run, monkeypatch, there, wanted):
     drawn = pairs.scenes(0, "test", 24)
     masks = torch.from_numpy(shapes.render_images(drawn, 32).masks)
 
-    def known(model, batch):
-        shown = torch.zeros(len(batch["input_ids"]), batch["input_ids"].shape[1], 32 * 32)
-        for i, scene in enumerate(drawn):
-            length = int(batch["attention_mask"][i].sum())
-            tokens = [run.tokenizer.id_to_token(int(t)) for t in batch["input_ids"][i][:length]]
-            for k, place in maps.named_objects(scene, tokens):
-                shown[i, place] = (masks[i, k] == there).float().flatten()
-        return shown
-
-    monkeypatch.setattr(maps, "grad_cam", known)
+    monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks == there))
     found = maps.pointing(run)
     assert found["pointing"] == pytest.approx(wanted)
     assert 0 < found["pointing_by_chance"] < 20
@@ -358,6 +368,36 @@ def test_pointing_of_constant_maps_is_chance(run, monkeypatch):
     monkeypatch.setattr(maps, "grad_cam", constant)
     found = maps.pointing(run)
     assert found["pointing"] == pytest.approx(found["pointing_by_chance"])
+
+
+def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
+    """What moves a place of an untrained tower lies around its middle in the grid, once moved."""
+    weights = torch.zeros(32, 32)
+    for seed in range(20):
+        model = pretraining.build(dataclasses.replace(SMALL, seed=seed), run.tokenizer)
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randn(1, 3, 32, 32, generator=generator).requires_grad_()
+        places = model.towers.image.patches.maps(pixels)
+        direction = torch.randn(places.shape[1], generator=generator)
+        (grad,) = torch.autograd.grad(direction @ places[0, :, 2, 2], pixels)
+        weights += grad[0].square().sum(0)
+    centre = (weights.sum(0) * torch.arange(32)).sum() / weights.sum()
+    o = shapes.Object("star", "red", 0.08, float(centre + 0.5) / 32, 0.5)  # pixels' middles
+    seen = maps.as_seen(shapes.Scene((o,)), run).objects[0]
+    assert 32 * seen.x == pytest.approx(8 * 2.5, abs=1)
+    assert 32 * o.x == pytest.approx(8 * 2.5 - 3.5, abs=1)
+    assert seen.y - o.y == seen.x - o.x
+
+
+def test_pointing_at_scenes_as_seen(run, monkeypatch):
+    """A map that is one where the moved object is, scores fully when moved and less when not."""
+    drawn = pairs.scenes(0, "test", 24)
+    moved = [maps.as_seen(scene, run) for scene in drawn]
+    masks = torch.from_numpy(shapes.render_images(moved, 32).masks)
+
+    monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks))
+    assert maps.pointing(run, moved=True)["pointing"] == pytest.approx(100)
+    assert maps.pointing(run)["pointing"] < 70
 
 
 # codewords
@@ -426,9 +466,10 @@ SWEEP = {
 
 @pytest.fixture
 def small(monkeypatch):
-    """Rows with the sizes of a test."""
+    """Rows with the sizes of a test, in this process, which alone knows them."""
     rows = {row: {**changes, **SIZES} for row, changes in ROWS.items()}
     monkeypatch.setattr(recording, "ROWS", rows)
+    monkeypatch.setattr(records, "each", lambda work, tasks, **_: [work(task) for task in tasks])
 
 
 def test_a_sweep_measures_what_the_claims_ask_for(small, tmp_path):
@@ -449,6 +490,20 @@ def test_a_sweep_of_some_rows(small, tmp_path):
     assert records.load("codis/few", folder=tmp_path)["row"].tolist() == [FULL, "majority"]
     with pytest.raises(ValueError, match="rows: .*'majorities'"):
         recording.record(rows=["majorities"], folder=tmp_path)
+
+
+def test_pointing_is_recorded_again_from_the_runs_that_are_kept(small, tmp_path, monkeypatch):
+    rows, options = [FULL, ALBEF], {"folder": tmp_path, "seeds": [1]}
+    recording.record(name="tasks", rows=rows, **options, **SWEEP)
+    monkeypatch.setattr(Codis, "losses", lambda *_, **__: pytest.fail("trained again"))
+    recording.record_pointing(**options, **SWEEP)
+    found = records.load("codis/pointing", folder=tmp_path)
+    before = records.load("codis/tasks", folder=tmp_path)
+    painted = found[found["masks"] == "as painted"]
+    assert found["row"].tolist() == [FULL, FULL, ALBEF, ALBEF]
+    assert found["masks"].unique().tolist() == ["as painted", "as seen"]
+    for name in ("pointing", "pointing_by_chance"):
+        assert painted[name].tolist() == pytest.approx(before[name].tolist())
 
 
 def test_every_claim_of_the_world_is_decided_by_one_table():

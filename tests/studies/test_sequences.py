@@ -10,6 +10,8 @@ from modalign.studies.sequences import (
     Pair,
     Setting,
     best,
+    claims,
+    readings,
     sample,
     settings,
     train,
@@ -72,6 +74,68 @@ def test_same_seed_same_run_and_the_callers_random_state_is_left_alone():
     assert train(dataclasses.replace(TINY, seed=1)).loss.iloc[0] != first.loss.iloc[0]
 
 
+def test_claims_compare_the_best_rates_by_seed():
+    rows = [
+        {
+            "optimizer": optimizer,
+            "unit": unit,
+            "learning_rate": rate,
+            "seed": seed,
+            "validation": rate,
+            "test": test[optimizer] + 10 * rate + 0.01 * seed,
+            "ratio_video": 1.0,
+            "ratio_text": 1 + test[optimizer],
+        }
+        for test in [{"lars": 0.5, "adam": 0.4, "sgd": 0.4}]
+        for optimizer in test
+        for unit in (1.0, 0.03, 0.001)
+        for rate in (0.001, 0.002)
+        for seed in range(5)
+    ]
+    found = claims({"pace": pd.DataFrame(rows)}).set_index("reading")
+    assert set(found.claim) == {"3.2", "c29", "c30b"}
+    lars = found.loc["LARS beats Adam, towers at unit 0.03"]
+    assert (lars.verdict, lars.pairs) == ("holds", 5)
+    assert lars["mean"] == pytest.approx(0.1)
+    assert found.loc["LARS brings the ratios closer, towers", "verdict"] == "reversed"
+    older = claims({"pace": pd.DataFrame(rows)}, fair=False)
+    assert (older.smallest == 0).all()
+
+
+@pytest.mark.parametrize("name", ["pace", "norms"])
+def test_fair_grids_hold_the_older_rates_and_fresh_seeds(name):
+    older, fair = (sequence_norms.RATES[f"sequences/{kind}{name}"] for kind in ("", "fair-"))
+    assert all(set(older[optimizer]) <= set(fair[optimizer]) for optimizer in older)
+    assert not set(sequence_norms.FAIR_SEEDS) & set(records.load(f"sequences/{name}").seed)
+
+
+def test_verdicts_are_those_of_the_recorded_tables_by_the_one_rule():
+    found = readings()
+    assert set(found.claim) == {each.claim for each in sequence_norms.CONTRASTS}
+    for each in found.itertuples():
+        said = "undecided"
+        if each.low > 0 or each.high < 0:
+            said = "holds" if each.low > 0 else "reversed"
+        elif each.high < each.smallest:
+            said = "absent"
+        assert each.verdict == said, each
+        assert each.fair or each.smallest == 0
+
+
+def test_best_rates_at_the_end_of_their_grid():
+    found = sequence_norms.at_an_end(table(), ["optimizer", "unit"])
+    assert len(found) == 4  # of two rates, both are ends
+    wider = pd.concat([table(), table().assign(learning_rate=0.05, validation=0.0)])
+    found = sequence_norms.at_an_end(wider, ["optimizer", "unit"])
+    assert set(zip(found.optimizer, found.unit, strict=True)) == {
+        ("adam", 1.0),
+        ("sgd", 1.0),
+        ("sgd", 0.1),
+    }
+    older = records.load("sequences/norms")
+    assert len(sequence_norms.at_an_end(older, ["optimizer", "norm"])) == 10
+
+
 def table():
     rows = [
         {"optimizer": o, "unit": u, "learning_rate": r, "seed": s, "validation": v, "test": v + s}
@@ -108,9 +172,8 @@ def test_record_writes_both_tables(tmp_path, monkeypatch):
         "sequences/pace": {"kind": ["towers"], "optimizer": ["lars"], "examples": [64]},
         "sequences/norms": {"kind": ["sequences"], "optimizer": ["adam"], "examples": [64]},
     }
-    monkeypatch.setattr(
-        sequence_norms, "GRIDS", {k: {**v, "epochs": [1]} for k, v in grids.items()}
-    )
+    grids = {k: {**v, "epochs": [1]} for k, v in grids.items()}
+    monkeypatch.setattr(sequence_norms, "GRIDS", grids)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "README.md").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -132,6 +195,12 @@ def test_unknown_choices(name):
 def test_a_run_that_diverges_says_so():
     with pytest.raises(DivergenceError, match="the loss is"):
         train(Setting(optimizer="sgd", learning_rate=1e20, examples=64, epochs=5))
+
+
+def test_a_rate_that_diverges_is_kept_and_not_chosen():
+    wild = Setting(optimizer="sgd", learning_rate=1e20, examples=64, epochs=5)
+    found = sequence_norms._last(sequence_norms.Task("sgd", wild, None)).iloc[0]
+    assert (found.learning_rate, found.validation) == (1e20, 0)
 
 
 def test_an_accuracy_of_no_numbers_is_refused():

@@ -84,7 +84,8 @@ def test_what_is_finished_is_kept_exactly_and_not_made_again(sweep):
     first = sweep(TASKS)
     assert sweep.log() == ["a 0", "a 1", "b 0"]
     table = sweep.load()
-    assert table.attrs["parameters"] == {"seeds": 2, "commits": ["0" * 12]}
+    known = {"commits": ["0" * 12], "places": [records.place()]}
+    assert table.attrs["parameters"] == {"seeds": 2, **known}
     assert table.attrs["seconds"] == 0.8  # three times what the work says
     next(sweep.runs.glob("a-1-*.run")).unlink()  # as if killed before this one was finished
     again = sweep(TASKS)

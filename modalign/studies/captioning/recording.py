@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -134,31 +135,58 @@ def _judged(claim: str, measure: str, row: str, found: Any, dataset: str) -> dic
     }
 
 
-def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Each claim over its readings, from the recorded table of the data set that decides it."""
+def verdicts(
+    folder: str | pathlib.Path | None = None, *, names: Iterable[str] = tuple(CLAIMS)
+) -> pd.DataFrame:
+    """Each claim over its readings, from the recorded table of the data set that decides it.
+
+    Args:
+        folder: results folder; the book's by default.
+        names: of the claims, of :data:`CLAIMS`; all by default, which takes all tables.
+    """
     found = []
-    for claim, (dataset, *_) in CLAIMS.items():
+    for claim in names:
+        require_choice(claim, tuple(CLAIMS), "names")
+        dataset = CLAIMS[claim].dataset
         judged = claims(records.load(f"captioning/{dataset}", folder=folder), dataset)
-        readings = judged[judged.claim == claim]
-        verdict = of_readings(readings.verdict)
+        verdict = of_readings(judged[judged.claim == claim].verdict)
         found.append({"claim": claim, "dataset": dataset, "verdict": verdict})
     return pd.DataFrame(found)
 
 
-def summary(table: pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
-    """What was measured of each row, means over seeds with 95% intervals."""
+def summary(
+    table: pd.DataFrame, floors: pd.DataFrame | None = None, *, digits: int = 3
+) -> pd.DataFrame:
+    """What was measured of each row, means over seeds with 95% intervals.
+
+    With a table of :func:`record_floors` its means stand first, and below them, in the world, what
+    a map scores that is the same everywhere. Its intersection over union is the part of the picture
+    that the named thing fills, as is its chance in the pointing game.
+    """
     runs = scores(table)
     measures = ["bleu_4", "cider", "curve", "early", "pointing", "iou", "cka", "cka_debiased",
                 "cka_shuffled"]  # fmt: skip
-    return interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)
+    found = [interval_table(runs, "row", [m for m in measures if m in runs], digits=digits)]
+    if floors is not None:
+        below = floors.groupby("floor", sort=False)[["bleu_4", "cider"]].mean()
+        if "pointing_by_chance" in runs:
+            below.loc["even map", ["pointing", "iou"]] = runs.pointing_by_chance.mean()
+        found.insert(0, below.map(f"{{:.{digits}f}}".format, na_action="ignore"))
+    return pd.concat(found).rename_axis("row").fillna("")
 
 
-def figure(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
-    """BLEU-4 on validation and debiased CKA by epoch, of some rows."""
+def figure(table: pd.DataFrame, rows: Sequence[str], floors: pd.DataFrame | None = None) -> Figure:
+    """BLEU-4 on validation and debiased CKA by epoch, of some rows.
+
+    With a table of :func:`record_floors`, dotted, what one sentence for all test pictures scores.
+    """
     shown = table[(table.epoch > 0) & table.row.isin(rows)]
     drawn, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, layout="constrained")
     plots.curves(axes[0], shown, "epoch", "validation", "row")
     plots.curves(axes[1], shown, "epoch", "cka_debiased", "row", legend=False)
+    if floors is not None:
+        constant = floors[floors.floor == "constant"].bleu_4.mean()
+        axes[0].axhline(constant, color="black", linewidth=0.9, linestyle=":")
     axes[0].set(ylabel="BLEU-4, validation")
     axes[1].set(ylabel="debiased CKA")
     sns.despine(drawn)
@@ -183,3 +211,25 @@ def floors(setting: Setting) -> pd.DataFrame:
     }
     rows = [{"floor": name, **caption_scores(*each).as_dict()} for name, each in said.items()]
     return pd.DataFrame(rows).set_index("floor")
+
+
+def record_floors(
+    seeds: Iterable[int] = range(5), *, folder: str | pathlib.Path | None = None, **options: Any
+) -> None:
+    """Keep :func:`floors` of both recorded sweeps as the table ``captioning/floors``, a row a seed.
+
+    A seed draws the scenes of the world, and the captions of ``random``.
+    """
+    started, seeds, found = time.monotonic(), list(seeds), []
+    for dataset, sizes in PRESETS.items():
+        for seed in seeds:
+            setting = Setting(**{"dataset": dataset, **sizes, **options, "seed": seed})
+            part = floors(setting).reset_index()
+            found.append(part.assign(dataset=dataset, seed=seed))
+    records.save(
+        pd.concat(found),
+        "captioning/floors",
+        parameters={"seeds": seeds, "sizes": PRESETS, **options},
+        seconds=time.monotonic() - started,
+        folder=folder,
+    )

@@ -72,8 +72,13 @@ def build(setting: Setting, vocabulary: Vocabulary) -> Captioner:
 Parts = tuple[dict[str, Tensor], tuple[Tensor, ...]]
 
 
-def parts(model: Captioner, batch: Mapping[str, Tensor], *, pairs: str = "sampled") -> Parts:
-    """The losses of captions, and the two sides of the attention before it compares them."""
+def parts(
+    model: Captioner,
+    batch: Mapping[str, Tensor],
+    *,
+    pairs: str = "sampled",
+) -> Parts:
+    """The losses of captions, and the sides that attention compares."""
     places = model.see(ready(batch["pixels"]))
     said = batch["captions"], batch["lengths"]
     losses = caption_loss(*model.teacher_forced(places, *said), *said)
@@ -220,27 +225,61 @@ def as_seen(scene: shapes.Scene, setting: Setting) -> shapes.Scene:
 
 
 class Reading(NamedTuple):
-    """A picture, the words of its caption, where each looked, and what each names; arrays."""
+    """A picture, words of a caption, where each looked, and what each names; arrays.
+
+    There are no masks of photographs, nor of a caption that the model says alone.
+    """
 
     picture: np.ndarray
     words: list[str]
     maps: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None = None
 
 
 def reading(run: Run, index: int, *, resolution: int = 128) -> Reading:
-    """A test scene for :func:`modalign.players.attention`, painted anew, finer and as seen."""
-    scene = scenes(run.setting.seed, "test", index + 1)[index]
-    painted = shapes.render_images([as_seen(scene, run.setting)], resolution)
-    texts, named = captions(scene)
-    words = caption_tokens(texts[0])
+    """A test picture and its first caption for :func:`modalign.players.attention`."""
+    words = caption_tokens(run.splits["test"].texts[index][0])
     (looked,) = attention_of(run, torch.tensor([index]))
-    side = math.isqrt(looked.shape[1])
-    masks = np.zeros((len(words), resolution, resolution), bool)
-    for each in named[0]:
-        masks[list(each.words)] = painted.masks[0, list(each.objects)].any(0)
-    maps = looked[: len(words)].unflatten(1, (side, side)).numpy()
-    return Reading(painted.images[0], words, maps, masks)
+    masks = None
+    if run.setting.dataset == "shapes":
+        scene, painted = _painted(run, index, resolution)
+        masks = np.zeros((len(words), resolution, resolution), bool)
+        for each in captions(scene)[1][0]:
+            masks[list(each.words)] = painted.masks[0, list(each.objects)].any(0)
+    return Reading(_picture(run, index, resolution), words, _grid(looked[: len(words)]), masks)
+
+
+def saying(run: Run, index: int, *, resolution: int = 128) -> Reading:
+    """A test picture with the caption that the model says alone, and where each word looked."""
+    pixels = run.splits["test"].pixels[index : index + 1]
+    said = spoken(
+        run.model,
+        pixels,
+        run.vocabulary,
+        beam=run.setting.beam,
+        max_length=run.setting.max_length,
+    ).found[0]
+    length = int(said.lengths[0]) - bool(said.finished[0])  # without <end>
+    words = [run.vocabulary.words[token] for token in said.tokens[0, :length].tolist()]
+    maps = _grid(said.attention[0, :length].cpu())
+    return Reading(_picture(run, index, resolution), words, maps)
+
+
+def _picture(run: Run, index: int, resolution: int) -> np.ndarray:
+    """A photograph as the model gets it, or a scene painted anew, finer and as seen."""
+    if run.setting.dataset == "shapes":
+        return _painted(run, index, resolution)[1].images[0]
+    return run.splits["test"].pixels[index].permute(1, 2, 0).numpy()
+
+
+def _painted(run: Run, index: int, resolution: int) -> tuple[shapes.Scene, Any]:
+    scene = scenes(run.setting.seed, "test", index + 1)[index]
+    return scene, shapes.render_images([as_seen(scene, run.setting)], resolution)
+
+
+def _grid(maps: Tensor) -> np.ndarray:
+    side = math.isqrt(maps.shape[1])
+    return maps.unflatten(1, (side, side)).numpy()
 
 
 def words_and_masks(

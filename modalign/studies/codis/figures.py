@@ -27,7 +27,6 @@ from modalign.studies.codis.tasks import examples
 TABLES = {
     "shapes": "the world, all rows",
     "tasks": "the world, on fresh seeds",
-    "flickr8k": "photographs",
 }
 """The recorded tables of ``results/codis`` that the chapter shows, and what they are of."""
 MISSING = "not recorded yet"
@@ -212,9 +211,13 @@ def _words(run: Run, split: str, place: int) -> list[str]:
 
 
 def _overlay(ax: Axes, cam: Tensor, side: int) -> None:
-    share = (cam / cam.max().clamp_min(1e-12)).numpy()
-    spread = np.kron(share, np.ones((side // len(share), side // len(share))))
-    ax.imshow(spread, cmap="autumn", alpha=0.7 * spread, vmin=0, vmax=1)
+    """A map, each place of it around the pixel that it is centred on, see :func:`as_seen`."""
+    share, patch = (cam / cam.max().clamp_min(1e-12)).numpy(), side // len(cam)
+    spread = np.kron(share, np.ones((patch, patch)))
+    low, high = -patch / 2, side - patch / 2
+    where = (low, high, high, low)
+    ax.imshow(spread, cmap="autumn", alpha=0.7 * spread, vmin=0, vmax=1, extent=where)
+    ax.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
 
 
 def at_home(run: Run) -> Run:

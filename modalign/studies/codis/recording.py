@@ -63,7 +63,7 @@ def scores(row: str, run: Run) -> dict[str, float]:
     for task in TASKS.get(setting.dataset, ()) if row in (FULL, ALBEF, *BASELINES) else ():
         how = dataclasses.replace(setting.tuning, task=task, look=row != "text only")
         if row == "majority":
-            found[task] = majority(setting, how, tokenizer=run.tokenizer)
+            found[task] = majority(setting, how)
         else:
             found[task] = fine_tune(run, how, progress=False)[1]
     return found
@@ -113,6 +113,47 @@ def record(
         ],
         f"codis/{name or dataset}",
         parameters={"seeds": seeds, "rows": changes, "setting": usual},
+        jobs=jobs,
+        folder=folder,
+    )
+
+
+def _pointed(task: Task) -> pd.DataFrame:
+    checkpoint = task.checkpoint.parent.with_name(".tasks") / task.checkpoint.name
+    run = _pretrained(task.row, task.setting, checkpoint, "cpu")
+    usual = {"row": task.row, "seed": task.setting.seed}
+    return pd.DataFrame(
+        [
+            {**usual, "masks": "as seen" if moved else "as painted", **pointing(run, moved=moved)}
+            for moved in (False, True)
+        ]
+    )
+
+
+def record_pointing(
+    *,
+    seeds: Iterable[int] = range(5, 10),
+    jobs: int = 1,
+    folder: str | pathlib.Path | None = None,
+    **options: Any,
+) -> None:
+    """Play the pointing game again, with masks moved to where the places of the tower see them.
+
+    Exploratory: done after the verdicts on c36, and without effect on them. The runs are those of
+    the table ``tasks``. Where its folder ``.tasks`` has their checkpoints, nothing is trained anew.
+
+    Args:
+        seeds: of the runs.
+        jobs: processes, of one thread each.
+        folder: results folder; the book's by default.
+        **options: of :class:`Setting`, for every row.
+    """
+    seeds, rows = list(seeds), (FULL, ALBEF)
+    _sweep.record(
+        _pointed,
+        [(row, Setting(seed=seed, **options)) for seed, row in itertools.product(seeds, rows)],
+        "codis/pointing",
+        parameters={"seeds": seeds, "rows": list(rows), "runs": "codis/tasks"},
         jobs=jobs,
         folder=folder,
     )

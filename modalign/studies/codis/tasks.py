@@ -1,7 +1,9 @@
 """What comes after pretraining: retrieval in a new domain, questions, and judgements."""
 
 import copy
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -76,10 +78,27 @@ def _fit(
     )
 
 
-def examples(
-    tuning: FineTuning, split: str, *, setting: Setting, tokenizer: Any
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Inputs and labels of a task, for a split, and the names of its labels.
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a task asks of some pictures.
+
+    Attributes:
+        draw: makes the pictures, (n, pictures, 3, r, r), uint8.
+        texts: n of them.
+        label: (n,).
+        names: of the labels.
+        allowed: (n, k), of questions alone: the answers that each offers.
+    """
+
+    draw: Callable[[], Tensor]
+    texts: list[str]
+    label: Tensor
+    names: tuple[str, ...]
+    allowed: Tensor | None = None
+
+
+def asked(tuning: FineTuning, split: str, *, setting: Setting) -> Examples:
+    """The examples of a task, for a split; nothing is drawn yet.
 
     Scenes of the world are of its split of that name. Of NLVR and SNLI-VE the published validation
     rows are trained on, but for those of a fifth of the pictures, which are for validation here. Of
@@ -90,52 +109,68 @@ def examples(
         tuning: task, and how many examples.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         setting: resolution, and the seed of scenes or of the order.
+    """
+    require_choice(split, shapes.SPLITS, "split")
+    n = tuning.examples if split == "train" else tuning.held_out
+    find = _of_a_set if tuning.task in ("nlvr", "snli-ve") else _of_the_world
+    return find(tuning.task, split, n, setting)
+
+
+def examples(
+    tuning: FineTuning, split: str, *, setting: Setting, tokenizer: Any
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Inputs and labels of a task, for a split, and the names of its labels.
+
+    Args:
+        tuning: task, and how many examples.
+        split: as of :func:`asked`.
+        setting: likewise.
         tokenizer: of the texts.
 
     Returns:
         ``images`` (n, pictures, 3, r, r), uint8, ``input_ids`` and ``attention_mask`` (n, t),
         ``label`` (n,), and, of questions, ``allowed`` (n, k): the answers that each offers.
     """
-    require_choice(split, shapes.SPLITS, "split")
-    n = tuning.examples if split == "train" else tuning.held_out
-    make = _of_a_set if tuning.task in ("nlvr", "snli-ve") else _of_the_world
-    found, texts, names = make(tuning.task, split, n, setting)
-    if not tuning.look:
-        found["images"] = torch.full_like(found["images"], 127)
-    return found | tokenize(tokenizer, with_cls(texts), max_length=LENGTH), names
+    found = asked(tuning, split, setting=setting)
+    images = found.draw()
+    inputs = {"images": images if tuning.look else torch.full_like(images, 127)}
+    inputs |= tokenize(tokenizer, with_cls(found.texts), max_length=LENGTH)
+    inputs["label"] = found.label
+    if found.allowed is not None:
+        inputs["allowed"] = found.allowed
+    return inputs, found.names
 
 
-def _of_the_world(
-    task: Task, split: Any, n: int, setting: Setting
-) -> tuple[dict[str, Tensor], list[str], tuple[str, ...]]:
-    seed, side = setting.seed, setting.resolution
+def _of_the_world(task: Task, split: Any, n: int, setting: Setting) -> Examples:
+    seed = setting.seed
+
+    def draw(*pictures: Sequence[shapes.Scene]) -> Tensor:
+        return torch.stack([painted(each, setting.resolution) for each in pictures], 1)
+
     if task == "pairs":
         judged = [shapes.pair(seed, i, split=split) for i in range(n)]
-        both = [painted([getattr(p, at) for p in judged], side) for at in ("left", "right")]
+        both = [p.left for p in judged], [p.right for p in judged]
         labels = torch.tensor([int(each.true) for each in judged])
-        found = {"images": torch.stack(both, 1), "label": labels}
-        return found, [each.text for each in judged], ("false", "true")
+        texts = [each.text for each in judged]
+        return Examples(functools.partial(draw, *both), texts, labels, ("false", "true"))
     drawn = [shapes.sample_scene(seed, i, split=split) for i in range(n)]
-    images = painted(drawn, side)[:, None]
     if task == "entailment":
         kinds: tuple[Any, ...] = get_args(shapes.Label)
-        asked = [
-            shapes.entailment(scene, kinds[i % len(kinds)], premise="picture")
-            for i, scene in enumerate(drawn)
-        ]
         labels = torch.arange(n) % len(kinds)
-        return {"images": images, "label": labels}, [each.hypothesis for each in asked], kinds
+        texts = [
+            shapes.entailment(scene, kinds[k], premise="picture").hypothesis
+            for scene, k in zip(drawn, labels.tolist(), strict=True)
+        ]
+        return Examples(functools.partial(draw, drawn), texts, labels, kinds)
     questions = [shapes.questions(scene, 1)[0] for scene in drawn]
     names = answers()
     allowed = torch.tensor([[name in each.answers for name in names] for each in questions])
     labels = torch.tensor([names.index(each.answers[each.answer]) for each in questions])
     texts = [f"{each.story} {each.text}" for each in questions]
-    return {"images": images, "label": labels, "allowed": allowed}, texts, names
+    return Examples(functools.partial(draw, drawn), texts, labels, names, allowed)
 
 
-def _of_a_set(
-    task: Task, split: str, n: int, setting: Setting
-) -> tuple[dict[str, Tensor], list[str], tuple[str, ...]]:
+def _of_a_set(task: Task, split: str, n: int, setting: Setting) -> Examples:
     rows = load(task, "test" if split == "test" else "validation")
     if split != "test":
         pictures = (
@@ -149,9 +184,12 @@ def _of_a_set(
         rows = rows.filter(lambda seen: seen != "train", input_columns="flickr8k_split")
     order = np.random.default_rng(setting.seed).permutation(len(rows))[:n]
     rows = rows.select(order)
-    images = shrunk(rows["image"], setting.resolution)[:, None]
-    found = {"images": images, "label": torch.tensor(rows["label"])}
-    return found, list(rows["text"]), tuple(rows.features["label"].names)
+    return Examples(
+        lambda: shrunk(rows["image"], setting.resolution)[:, None],
+        list(rows["text"]),
+        torch.tensor(rows["label"]),
+        tuple(rows.features["label"].names),
+    )
 
 
 def fine_tune(
@@ -198,13 +236,12 @@ def fine_tune(
     return task, 100 * accuracy(said, held["label"])
 
 
-def majority(setting: Setting, tuning: FineTuning, *, tokenizer: Any) -> float:
+def majority(setting: Setting, tuning: FineTuning) -> float:
     """Accuracy of the commonest training label, of questions among the answers that each offers."""
-    learnt, names = examples(tuning, "train", setting=setting, tokenizer=tokenizer)
-    held, _ = examples(tuning, "test", setting=setting, tokenizer=tokenizer)
-    counts = torch.bincount(learnt["label"], minlength=len(names)).expand(len(held["label"]), -1)
-    allowed = held.get("allowed", torch.ones_like(counts, dtype=torch.bool))
-    return 100 * accuracy(counts.masked_fill(~allowed, -1).argmax(1), held["label"])
+    learnt, held = (asked(tuning, split, setting=setting) for split in ("train", "test"))
+    counts = torch.bincount(learnt.label, minlength=len(learnt.names)).expand(len(held.label), -1)
+    allowed = torch.ones_like(counts, dtype=torch.bool) if held.allowed is None else held.allowed
+    return 100 * accuracy(counts.masked_fill(~allowed, -1).argmax(1), held.label)
 
 
 def _floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

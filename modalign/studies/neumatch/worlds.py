@@ -9,12 +9,13 @@ import functools
 import itertools
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
@@ -79,14 +80,21 @@ class SimulatedView:
         return torch.randn(*size, generator=self._generator(name))
 
     def clips(
-        self, video: str, snippets: Float[Tensor, "m e"], clip_snippet: Sequence[int]
+        self,
+        video: str,
+        snippets: Float[Tensor, "m e"],
+        clip_snippet: Sequence[int],
+        *,
+        draw: int = 0,
     ) -> Float[Tensor, "n d"]:
         """Features of a video's clips, given its snippets' and which clip belongs to which.
+
+        Another ``draw`` of the same video differs in what is hidden, in distractors and in noise.
 
         Raises:
             ValueError: for features that are not finite, or a snippet that is not there.
         """
-        random = self._generator(f"video {video}")
+        random = self._generator(f"video {video}" + (f" draw {draw}" if draw else ""))
         truth = torch.tensor(clip_snippet, dtype=torch.long)
         if len(truth) and not -1 <= truth.min() <= truth.max() < len(snippets):
             raise ValueError(
@@ -122,6 +130,22 @@ def _vectors(vectoriser: TfidfVectorizer, texts: Sequence[str], width: int) -> T
     return torch.nn.functional.pad(found, (0, width - found.shape[1]))
 
 
+Encode = Callable[[Sequence[str]], Tensor]
+
+
+@functools.lru_cache(maxsize=4)
+def _text_encoder(known: tuple[tuple[str, Any], ...], width: int, dense: int) -> Encode:
+    """Features of texts of YMS, fitted to the training texts."""
+    train = [snippet["text"] for each in _yms("train", known) for snippet in each["snippets"]]
+    encode = functools.partial(_vectors, text_vectoriser(train, width), width=width)
+    if not dense:
+        return encode
+    axes = TruncatedSVD(dense, random_state=0).fit(encode(train).double().numpy()).components_
+    # float64 and a fixed sign, so that another processor sees the same axes
+    axes *= np.sign(axes[np.arange(dense), abs(axes).argmax(1)])[:, None]
+    return lambda texts: (encode(texts).double() @ torch.from_numpy(axes.T)).float()
+
+
 def yms_samples(
     split: str,
     *,
@@ -133,6 +157,8 @@ def yms_samples(
     snippet_features: str | None = None,
     clip_width: int = 2048,
     text_width: int = 768,
+    dense: int = 0,
+    draw: int = 0,
     longest: int = 5_000,
     **options: Any,
 ) -> list[Sample]:
@@ -146,6 +172,9 @@ def yms_samples(
         snippet_features: the same for the snippets, instead of TF-IDF.
         clip_width: of the simulated features (paper: 2048).
         text_width: of the TF-IDF features (paper: 768), fitted to the training texts.
+        dense: how many numbers, at least 1, the TF-IDF features are brought down to by a singular
+            value decomposition of the training texts; 0 leaves them as they are.
+        draw: of the simulated view, see :meth:`SimulatedView.clips`.
         longest: as in :func:`make_sample`.
         **options: of ``modalign.data.load("yms")``, such as ``folder``.
 
@@ -157,13 +186,12 @@ def yms_samples(
     options |= {name: path for name, path in paths.items() if path}
     known = tuple(sorted(options.items()))
     rows = {each["id"]: each for each in _yms(split, known)}
-    train = [snippet["text"] for each in _yms("train", known) for snippet in each["snippets"]]
-    vectoriser = text_vectoriser(train, text_width)
-    text = _vectors(vectoriser, train, text_width)
+    encode = _text_encoder(known, text_width, dense)
+    text = encode([each["text"] for row in _yms("train", known) for each in row["snippets"]])
     view = SimulatedView(
         text, clip_width, noise=noise, hidden=hidden, distraction=distraction, seed=seed
     )
-    return [_yms_sample(row, vectoriser, text_width, view, longest) for row in rows.values()]
+    return [_yms_sample(row, encode, view, draw, longest) for row in rows.values()]
 
 
 def easier_yms_samples(
@@ -209,16 +237,16 @@ def easier_yms_samples(
 
 def _yms_sample(
     row: Mapping[str, Any],
-    vectoriser: TfidfVectorizer,
-    text_width: int,
+    encode: Encode,
     view: SimulatedView,
+    draw: int,
     longest: int,
 ) -> Sample:
-    told = _vectors(vectoriser, [each["text"] for each in row["snippets"]], text_width)
+    told = encode([each["text"] for each in row["snippets"]])
     if "clip_features" in row:
         clips = torch.as_tensor(np.asarray(row["clip_features"], np.float32))
     else:
-        clips = view.clips(row["id"], told, row["clip_snippet"])
+        clips = view.clips(row["id"], told, row["clip_snippet"], draw=draw)
     if "snippet_features" in row:
         told = torch.as_tensor(np.asarray(row["snippet_features"], np.float32))
     return make_sample(

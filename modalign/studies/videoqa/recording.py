@@ -1,0 +1,181 @@
+"""The recorded sweep, the verdicts on the claims, and the tables beside the paper's."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+from modalign import records
+from modalign._checks import require_choice
+from modalign.metrics import difference, interval_table, of_readings
+from modalign.studies import _sweep
+from modalign.studies._sweep import Task
+from modalign.studies.videoqa.setting import (
+    CLAIMS,
+    NAMES,
+    RATES,
+    ROWS,
+    TRIED,
+    TUNED,
+    Setting,
+    with_cka,
+)
+from modalign.studies.videoqa.training import measured, train
+
+Device = Literal["auto", "cpu"]
+CURVE = ["validation", "cka", "cka_debiased", "cka_shuffled"]
+
+
+def _measured(task: Task, *, device: Device) -> pd.DataFrame:
+    """A row an epoch, by the steps that count; what is measured at the end is in the last one."""
+    run = train(task.setting, checkpoint=task.checkpoint, device=device)
+    table = run.history[["step", *CURVE]].copy()
+    table["step"] -= task.setting.before
+    last = table.step == table.step.max()
+    for name, value in measured(run).items():
+        table[name] = pd.Series(value, table.index, dtype=float).where(last)
+    table.insert(0, "row", task.row)
+    table.insert(1, "seed", task.setting.seed)
+    return table
+
+
+def _side(row: str) -> tuple[str, bool]:
+    """Whose learning rate a row takes: its model's, with CKA or without."""
+    return ROWS[row]["model"], "weight" in ROWS[row]
+
+
+def _validated(task: Task, *, device: Device) -> pd.DataFrame:
+    history = train(task.setting, checkpoint=task.checkpoint, device=device).history
+    model, rate = task.setting.model, task.setting.learning_rate
+    found = {"model": model, "cka": task.setting.weight > 0, "learning_rate": rate}
+    return pd.DataFrame([{**found, "validation": history.validation.iloc[-1]}])
+
+
+def tune(
+    *,
+    jobs: int = 1,
+    device: Device = "cpu",
+    folder: str | pathlib.Path | None = None,
+    **options: Any,
+) -> None:
+    """Try each of :data:`RATES` with CKA and without, and keep it in ``results/videoqa/tuning``.
+
+    Args:
+        jobs, device, folder: as of :func:`record`.
+        **options: of :class:`Setting`, for every trial.
+    """
+    options = {"watched": 1000, "tested": 2, "seed": TUNED, **options}
+    rows = [row for name in NAMES.values() for row in (name, with_cka(name, TRIED))]
+    _sweep.record(
+        functools.partial(_validated, device=device),
+        [
+            (row, Setting(**{**ROWS[row], **options, "learning_rate": rate}))
+            for row, rate in itertools.product(rows, RATES)
+        ],
+        "videoqa/tuning",
+        parameters={"rates": RATES, "rows": {row: ROWS[row] for row in rows}, "setting": options},
+        jobs=jobs,
+        folder=folder,
+    )
+
+
+def tuned_rates(table: pd.DataFrame) -> dict[tuple[str, bool], float]:
+    """The rate of each model with CKA and without: the best on validation, the lower of equals."""
+    ordered = table.sort_values(["validation", "learning_rate"], ascending=[False, True])
+    best = ordered.groupby(["model", "cka"]).learning_rate.first()
+    return {(str(model), bool(cka)): float(rate) for (model, cka), rate in best.items()}
+
+
+def record(
+    name: str = "shapes",
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: Iterable[int] = range(5),
+    jobs: int = 1,
+    device: Device = "cpu",
+    folder: str | pathlib.Path | None = None,
+    **options: Any,
+) -> None:
+    """Train rows with every seed, and keep curves and scores in ``results/videoqa/{name}``.
+
+    A sweep that was stopped goes on where it was, and so does a run within it.
+
+    Args:
+        name: of the table.
+        rows: of :data:`ROWS`.
+        seeds: of the runs.
+        jobs: processes, of one thread each.
+        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
+        folder: results folder; the book's by default.
+        **options: of :class:`Setting`, for every row, in place of what the row says; a
+            ``learning_rate`` in place of those that :func:`tune` found.
+    """
+    for row in rows:
+        require_choice(row, tuple(ROWS), "rows")
+    seeds = list(seeds)
+    if "learning_rate" in options:
+        changes = {row: ROWS[row] for row in rows}
+    else:
+        rates = tuned_rates(records.load("videoqa/tuning", folder=folder))
+        changes = {row: {**ROWS[row], "learning_rate": rates[_side(row)]} for row in rows}
+    usual = dataclasses.asdict(Setting(**options))
+    del usual["seed"]
+    _sweep.record(
+        functools.partial(_measured, device=device),
+        [
+            (row, Setting(**{**changes[row], **options, "seed": seed}))
+            for seed, row in itertools.product(seeds, rows)
+        ],
+        f"videoqa/{name}",
+        parameters={"seeds": seeds, "rows": changes, "setting": usual},
+        jobs=jobs,
+        folder=folder,
+    )
+
+
+def scores(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, with what was measured at the end."""
+    return table[table.accuracy.notna()].drop(columns=["step", *CURVE])
+
+
+def claims(table: pd.DataFrame) -> pd.DataFrame:
+    """Every reading of each claim, with interval and verdict.
+
+    Claims about rows that the table does not hold are left out.
+    """
+    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
+    found = []
+    for claim, contrasts in CLAIMS.items():
+        for row, measure, other, than, plus, smallest in contrasts:
+            if row not in runs or other not in runs:
+                continue
+            mine, theirs = runs[row][measure] + plus, runs[other][than]
+            interval = difference(mine.to_dict(), theirs.to_dict())
+            shown = f"{other}: {than}" if measure != than else other
+            found.append(
+                {
+                    "claim": claim,
+                    "measure": measure + (f" + {plus:.2f}" if plus else ""),
+                    "contrast": f"{row} minus {shown}",
+                    **interval._asdict(),
+                    "smallest": smallest,
+                    "verdict": interval.verdict(paper=1, smallest=smallest),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Each claim over its readings, from the recorded table that decides it."""
+    judged = claims(records.load("videoqa/shapes", folder=folder))
+    by_claim = judged.groupby("claim", sort=False).verdict
+    return by_claim.agg(of_readings).rename("verdict").reset_index()
+
+
+def summary(table: pd.DataFrame, columns: Sequence[str], *, digits: int = 1) -> pd.DataFrame:
+    """What was measured of each row, means over seeds with 95% intervals."""
+    return interval_table(scores(table), "row", list(columns), digits=digits)

@@ -1,0 +1,127 @@
+"""Chapters for any notebook program: no markup left, and numbers where the pages have them."""
+
+import pathlib
+import re
+
+import nbformat
+import pytest
+
+from modalign.rerun import inventory
+from modalign.rerun.execution import glued
+from modalign.rerun.plain import Names, names, plain
+
+ROOT = pathlib.Path(__file__).parents[2]
+KNOWN = Names(
+    labels={"eq-a": "(1)", "ex-a": "Exercise 1 (Half)", "sec-a": "Where it is shown"},
+    pages={"notebooks/cka": "Centred kernel alignment", "book/running": "Running"},
+    works={"b2020": ("Bee et al.", "2020"), "c2021": ("Cee", "2021")},
+    macros={"norm": (r"\lVert #1 \rVert", 1), "R": (r"\mathbb{R}", 0)},
+)
+
+
+def read(text, values=None, folder=ROOT):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    (cell,) = plain(notebook, values or {}, KNOWN, folder).cells
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("typed", "reads"),
+    [
+        ("{glue:text}`a-b:.2f` s", "0.33 s"),
+        ("{glue:text}`a-word`", "holds"),
+        ("{glue:text}`a-many:,`", "1,234"),
+        ("by {eq}`eq-a`", "by (1)"),
+        ("see {ref}`sec-a` and {ref}`here <sec-a>`", "see Where it is shown and here"),
+        ("{doc}`cka`, {doc}`/book/running`", "“Centred kernel alignment”, “Running”"),
+        ("{doc}`that chapter <cka>`", "that chapter"),
+        (
+            "{cite:t}`b2020` and {cite:p}`b2020, c2021`",
+            "Bee et al. (2020) and (Bee et al., 2020; Cee, 2021)",
+        ),
+        (r"$\norm{x_{i}} \in \R^n$", r"$\lVert x_{i} \rVert \in \mathbb{R}^n$"),
+        ("```{math}\n:label: eq-a\n\nx = \\R\n```", "$$\nx = \\mathbb{R}\n\\tag{1}\n$$"),
+        ("```{math}\nx\n```", "$$\nx\n$$"),
+        ("$$\nx = \\R\n$$ (eq-a)", "$$\nx = \\mathbb{R}\n\\tag{1}\n$$"),
+        ("```{code-block} bash\nls\n```", "```bash\nls\n```"),
+        (
+            "```{exercise} Half\n:label: ex-a\n\nDo {eq}`eq-a`.\n```",
+            "**Exercise 1 (Half)**\n\n\nDo (1).",
+        ),
+        ("```{solution-start} ex-a\n:class: dropdown\n```", "**Solution to Exercise 1 (Half)**"),
+        (":::{admonition} Box\n:class: note\n\n| a |\n:::", "> **Box**\n>\n>\n> | a |"),
+        ("(sec-a)=\n## Here", "## Here"),
+        ("```python\nx = '{eq}`eq-a`'\n```", "```python\nx = '{eq}`eq-a`'\n```"),
+    ],
+)
+def test_markup_becomes_what_a_reader_sees(typed, reads):
+    values = {"a-b": 1 / 3, "a-word": "holds", "a-many": 1234}
+    assert read(typed, values).source == reads
+
+
+def test_hints_are_folded():
+    made = read("```{hint}\n:class: dropdown\nTry {eq}`eq-a`.\n```").source
+    assert made == "<details>\n<summary>Hint</summary>\n\nTry (1).\n\n</details>"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "{eq}`eq-b`",
+        "{glue:text}`gone`",
+        "{doc}`gone`",
+        "{cite:p}`b2020, gone`",
+        "{kbd}`x`",
+        "```{note}\nx\n```",
+    ],
+)
+def test_what_the_book_does_not_have_stays_as_typed(typed):
+    assert read(typed).source == typed
+
+
+def test_a_label_that_nothing_numbers_is_dropped():
+    assert read("$$\nx\n$$ (eq-b)").source == "$$\nx\n$$"
+
+
+def test_a_fence_that_is_never_closed_goes_to_the_end():
+    assert read("```{math}\nx").source == "$$\nx\n$$"
+
+
+def test_a_drawing_travels_within_the_notebook(tmp_path):
+    (tmp_path / "a.svg").write_text("<svg/>")
+    cell = read("```{image} a.svg\n:alt: three dots\n```", folder=tmp_path)
+    assert cell.source == "![three dots](attachment:a.svg)"
+    assert cell.attachments == {"a.svg": {"image/svg+xml": "PHN2Zy8+"}}
+
+
+@pytest.mark.parametrize("path", ["gone.svg", "../other/b.webp"])
+def test_a_picture_that_cannot_travel_stays_a_link(path, tmp_path):
+    cell = read(f"```{{image}} {path}\n:alt: dots\n```", folder=tmp_path)
+    assert cell.source == f"![dots]({path})"
+    assert "attachments" not in cell
+
+
+@pytest.mark.parametrize("chapter", inventory.notebooks(ROOT), ids=lambda path: path.stem)
+def test_no_markup_is_left_in_a_chapter(chapter):
+    held = inventory.read_notebook(chapter)
+    before = nbformat.writes(held)
+    known = names(ROOT)
+    made = plain(held, glued(held), known, chapter.parent)
+    nbformat.validate(made)
+    assert nbformat.writes(held) == before
+    text = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+    assert not re.findall(r"\{[\w:]+\}`[^`]*`|^(?:`{3,}|:{3,})\{.*|^\([\w-]+\)=$", text, re.M)
+    for macro in known.macros:
+        assert not re.search(rf"\\{macro}(?![A-Za-z])", text)
+    code = [cell.source for cell in held.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in made.cells if cell.cell_type == "code"] == code
+
+
+def test_a_folder_without_a_book_has_no_names(tmp_path):
+    contents = "format: jb-book\nroot: intro\nparts:\n  - chapters:\n      - file: other\n"
+    (tmp_path / "_toc.yml").write_text(contents)
+    assert names(tmp_path) == Names({}, {}, {}, {})
+
+
+def test_accents_of_the_bibliography_are_letters():
+    assert names(ROOT).works["peyre2019computational"] == ("Peyré and Cuturi", "2019")
