@@ -3,6 +3,10 @@
 A run is stopped after some epochs. From that state single steps are taken, each on a minibatch of
 its own and each from the same state again, and the cosine of every pair is compared before and
 after.
+
+When the sweep first ran, steps with CKA from a run on the cosine alone took that run's weight of
+CKA, which is 0, so that they were steps without it, and all those contrasts were exactly 0. Since
+then every step with CKA has :data:`WEIGHT`.
 """
 
 import copy
@@ -20,6 +24,8 @@ from modalign.studies.cka.cosine_learning import Objective, Setting, State
 Rule = Literal["adam", "gradient"]
 STATES = (0, 1, 5)
 SIZES = (16, 512)
+WEIGHT = 0.1
+"""Of CKA in a step on both: the paper's lambda, from whichever run the step leaves."""
 
 
 @torch.no_grad()
@@ -72,7 +78,7 @@ def effects(
     before = cosines(state, a, b, held_out)
     generator = torch.Generator().manual_seed(setting.seed)
     order = torch.randperm(setting.examples, generator=generator) + held_out
-    stepped = dataclasses.replace(setting, objective=objective)
+    stepped = dataclasses.replace(setting, objective=objective, lambda_cka=WEIGHT)
     found = []
     for batch in order[: steps * size].split(size):
         new = after_step(state, a[batch], b[batch], stepped, rule)

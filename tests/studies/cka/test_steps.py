@@ -1,9 +1,10 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from modalign.studies.cka import cosine_learning, steps
+from modalign.studies.cka import cosine_learning, recording, steps
 from modalign.studies.cka.cosine_learning import Setting
 
 SETTING = Setting(examples=600, objective="cosine")
@@ -56,6 +57,24 @@ def test_a_step_raises_the_cosine_of_its_own_minibatch():
     found = steps.effects(state, SETTING, 16, "gradient", "cosine", steps=2)
     assert found["inside"] > max(0.01, found["outside"])
     assert 0 <= found["falling"] <= 1
+
+
+def test_a_step_on_both_from_a_run_on_the_cosine_is_one_with_cka():
+    (run,) = recording.settings([{"objective": ["cosine"], "examples": [600]}], [0])
+    state, a, b, _ = begun()
+    alone, both = (
+        steps.effects(state, run, 16, "gradient", objective, steps=1)
+        for objective in ("cosine", "both")
+    )
+    # the change is what the gradient of the paper's loss makes of this minibatch
+    paper = dataclasses.replace(run, objective="both", lambda_cka=0.1)
+    generator = torch.Generator().manual_seed(run.seed)
+    batch = (torch.randperm(run.examples, generator=generator) + len(a) - run.examples)[:16]
+    new = steps.after_step(state, a[batch], b[batch], paper, "gradient")
+    held_out = len(a) - run.examples
+    change = steps.cosines(new, a, b, held_out) - steps.cosines(state, a, b, held_out)
+    assert both["inside"] == pytest.approx(change[batch].mean().item(), abs=1e-6)
+    assert abs(both["inside"] - alone["inside"]) > 1e-5
 
 
 def test_statistics_are_those_of_the_training_pairs():
