@@ -100,6 +100,12 @@ def test_every_declared_claim_is_decided_from_its_recorded_table(rows):
     assert (rows.pairs >= 5).all()
 
 
+def test_no_reading_compares_a_side_with_itself(rows):
+    """Differences that are the same for all seeds say that one setting did not reach its runs."""
+    same = rows[rows.low == rows.high]
+    assert same.empty, same[["claim", "reading"]].to_string()
+
+
 def by_the_rule(row, denies):
     """The book's rule, written a second time."""
     if denies:
