@@ -374,6 +374,35 @@ def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     return pd.concat(rows)
 
 
+def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """A fair comparison's readings beside those of its world's older table, with one rate each.
+
+    Args:
+        comparison: of :data:`modalign.studies.neumatch.fair.COMPARISONS`, recorded.
+        folder: results folder; the book's by default.
+
+    Returns:
+        A row a contrast, of scores and of ratios: ``claim``, ``reading``, ``measure``, and
+        ``mean``, ``low``, ``high``, ``pairs`` and ``verdict`` for ``fair`` and for ``one rate``,
+        missing where the older table has no such rows.
+    """
+    keys = ["claim", "reading", "measure"]
+    world = COMPARISONS[comparison].common.get("dataset", "shapes")
+    table = records.load(f"neumatch/fair-{comparison}", folder=folder)
+    runs = {
+        "fair": read(table, COMPARISONS[comparison].reach),
+        "one rate": finals(records.load(f"neumatch/{world}", folder=folder)),
+    }
+    found = {
+        kind: judge(each, DECIDED[comparison], fair=kind == "fair").set_index(keys)
+        for kind, each in runs.items()
+    }
+    shown = ["mean", "low", "high", "pairs", "verdict"]
+    return pd.concat({kind: each[shown] for kind, each in found.items()}, axis=1).reindex(
+        found["fair"].index
+    )
+
+
 def minus_unmatched(runs: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     """Each row minus the alignment that leaves every clip out, on the same videos by seed.
 
