@@ -32,7 +32,7 @@ FLOORS = {
         "curriculum",  # and gradients.py
         "data",
     },
-    2: {"training", "metrics", "plots", "players", "records"},
+    2: {"training", "metrics", "plots", "players", "records", "layers"},
     3: {"models"},
     4: {"studies"},
     5: {"cli", "rerun", "__main__"},
