@@ -184,6 +184,18 @@ def test_help_lists_every_verb():
     assert verbs == set(re.findall(r'@echo "make ([a-z-]+)', makefile))
 
 
+def test_lab_listens_on_this_machine_alone_and_has_what_renders_the_chapters():
+    command = ["make", "-n", "lab", "LAB=--port 9000"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (started,) = [line for line in said.splitlines() if "-m jupyterlab" in line]
+    assert "--ip=127.0.0.1" in started
+    assert "--port 9000" in started
+    assert (ROOT / started.split()[-1]).exists()
+    assert "pip install" not in said or "'.[lab]'" in said
+    needed = {Requirement(each).name for each in project()["optional-dependencies"]["lab"]}
+    assert {"jupyterlab", "jupyterlab-myst"} <= needed
+
+
 def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
     command = ["make", "-n", "test-python", f"PYTHON={sys.executable}"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
