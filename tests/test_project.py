@@ -124,6 +124,16 @@ def test_constraints_fit_every_build_and_leave_python_310_to_the_floors():
         assert constraint.marker.evaluate({"python_version": "3.11"})
 
 
+def test_one_setting_says_where_the_project_is():
+    config = yaml.safe_load(read("_config.yml"))
+    urls = project().get("urls", {})
+    assert urls.get("Repository", "") == config["repository"]["url"]
+    assert urls.get("Documentation", "") == config["html"]["baseurl"]
+    assert yaml.safe_load(read("CITATION.cff")).get("repository-code", "") == urls.get(
+        "Repository", ""
+    )
+
+
 def test_citation_names_this_version_and_licence():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == modalign.__version__
