@@ -247,15 +247,26 @@ def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
         os.kill(int(child), 0)
 
 
-def test_no_two_sources_are_cited_by_one_name():
+def references():
     database = pytest.importorskip("pybtex.database")
-    cited = {}
-    for key, entry in database.parse_file(str(ROOT / "book" / "references.bib")).entries.items():
-        names = [" ".join(each.prelast_names + each.last_names) for each in entry.persons["author"]]
-        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-        cited.setdefault((who, entry.fields["year"]), []).append(key)
-    assert cited
-    assert not {name: keys for name, keys in cited.items() if len(keys) > 1}
+    return database.parse_file(str(ROOT / "book" / "references.bib")).entries
+
+
+def test_no_two_sources_have_one_label():
+    from modalign.rerun.bibliography import Labels
+
+    entries = references()
+    labels = list(Labels().format_labels(entries.values()))
+    assert "You et al., 2020" in labels
+    assert {label for label in labels if labels.count(label) > 1} == set()
+
+
+def test_every_source_is_cited_and_every_citation_has_its_source():
+    cited = set()
+    for path in (*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("book/**/*.md")):
+        for keys in re.findall(r"{cite:[pt]}`([^`]+)`", path.read_text(encoding="utf-8")):
+            cited |= {key.strip() for key in keys.split(",")}
+    assert cited == set(references())
 
 
 def test_readme_opens_with_the_two_commands_and_a_picture():
@@ -265,6 +276,35 @@ def test_readme_opens_with_the_two_commands_and_a_picture():
         "make test",
     ]
     assert read("README.md").index("make book") < read("README.md").index("![")
+
+
+def test_the_findings_of_the_readme_are_those_of_the_tables():
+    text = " ".join(read("README.md").split())
+    records = pytest.importorskip("modalign.records")
+    metrics = pytest.importorskip("modalign.metrics")
+    photographs = records.load("codis/flickr8k")
+    towers = photographs.pivot(index="seed", columns="row", values="tower_recall_at_10")
+    gain = metrics.difference(towers["intra + cross + codebook"], towers["intra + cross"])
+    assert f"in {gain:.2f} points more" in text
+    assert gain.low > 0
+    assert f"({photographs.seed.nunique()} seeds, trained from scratch)" in text
+    toy = records.load("codebook/switches").groupby("row").recall_at_1.mean()
+    assert f"finds {toy['adopted']:.1f}% of the partners" in text
+    assert f"by the letter finds {toy['as printed']:.1f}%" in text
+    assert toy["as printed"] < 2 * 100 / 500  # that of 500 candidates
+    captions = records.load("captioning/flickr8k")
+    last = captions[captions.epoch == captions.groupby(["row", "seed"]).epoch.transform("max")]
+    mean = last.groupby("row")[["cka", "cka_shuffled", "cka_debiased"]].mean()
+    without, with_term = mean.loc["without"], mean.loc["0.1, biased"]
+    for measure, said in (("cka", "raises CKA"), ("cka_shuffled", "*other* pictures,")):
+        assert f"{said} from {without[measure]:.3f} to {with_term[measure]:.3f}" in text
+    assert "Debiased CKA stays within 0.001 of zero, with the term and without" in text
+    assert abs(without.cka_debiased) < 0.001 > abs(with_term.cka_debiased)
+    averages = records.load("gradients/averaging").query("row == 'trained, half aligned'")
+    conflicts = averages.groupby("size").conflicts.mean()
+    assert f"{conflicts[1]:.0f}% of the single clips" in text
+    assert f"{conflicts[32]:.0f}% of the means over 32 clips" in text
+    assert conflicts[256] == 0
 
 
 def test_the_examples_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
