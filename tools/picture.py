@@ -2,7 +2,7 @@
 
     python tools/picture.py          of the pages in _build/html/, into book/_static/page.png
 
-Pages that are published show it where they have no picture of their own. The browser is the one that
+Published pages show it where they have no picture of their own. The browser is the one that
 the tests use.
 """
 

@@ -39,8 +39,8 @@ document.addEventListener("DOMContentLoaded", () => {
       item.dataset.told = "";
       const name = link.getAttribute("href").replace(/\.html.*$/, "");
       const text = window.bookExcerpts[name];
-      const section = link.textContent.split(" > ").pop().toLowerCase();
-      if (text && !item.querySelector("span")) item.append(marked(excerpt(text, section)));
+      const section = link.lastChild.textContent.split(" > ").pop().toLowerCase();
+      if (text && !item.querySelector(":scope > span")) item.append(marked(excerpt(text, section)));
     }
   };
 
