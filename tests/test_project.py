@@ -269,6 +269,13 @@ def test_every_source_is_cited_and_every_citation_has_its_source():
     assert cited == set(references())
 
 
+def test_no_letter_is_in_two_rows_of_one_table_of_the_notation():
+    for section in read("book/notation.md").split("\n## ")[1:]:
+        rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| $")]
+        letters = [each for row in rows for each in re.findall(r"\$[^$]+\$", row)]
+        assert len(letters) == len(set(letters)), section.splitlines()[0]
+
+
 def test_readme_opens_with_the_two_commands_and_a_picture():
     blocks = re.findall(r"```bash\n(.*?)```", read("README.md"), re.DOTALL)
     assert [line.split("#")[0].strip() for line in blocks[0].splitlines()] == [
