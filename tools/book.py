@@ -24,7 +24,7 @@ import typing
 
 import nbformat
 
-from modalign.rerun import execution, inventory, pages, plain
+from modalign.rerun import execution, inventory, pages
 from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import chapter_key, digest
 from modalign.rerun.inventory import notebooks as chapters
@@ -322,15 +322,6 @@ def stage(root: Path, notebooks: dict[Path, Path], folder: Path) -> None:
         status.write_text(head + status_tables(root, notebooks), encoding="utf-8")
 
 
-def write_downloads(root: Path, notebooks: dict[Path, Path], folder: Path) -> None:
-    """What a page's download button gives: the chapter, for any notebook program."""
-    known = plain.names(root)
-    for notebook, source in notebooks.items():
-        held = inventory.read_notebook(source)
-        made = plain.plain(held, execution.glued(held), known, notebook.parent)
-        write_notebook(made, folder / notebook.relative_to(root))
-
-
 def render(root: Path, output: Path, committed: bool) -> int:
     """Make the pages in ``output/_build/html``; any warning is an error.
 
@@ -367,7 +358,7 @@ def render(root: Path, output: Path, committed: bool) -> int:
         if pages.build(source, output, "-W", "--keep-going") != 0:
             print("\nThe pages were not made: see the warnings above; each is an error.")
             return 1
-        write_downloads(root, notebooks, html / "_sources")
+        pages.write_downloads(root, notebooks, html / "_sources")
         done.write_text(inputs)
     print(f"Open {(html / 'index.html').as_uri()}")
     return 0

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
-import shutil
 
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
+from modalign.rerun.pages import browser
+
 Path = pathlib.Path
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CUT = """() => [...document.querySelectorAll("article .highlight pre, article .output")]
     .filter(each => each.scrollWidth > each.clientWidth + 1).length"""
 COLUMNS = {
@@ -68,11 +68,10 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--html", type=Path, default=root / "_build" / "html")
     html = parser.parse_args().html.resolve()
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     print("| chapter | " + " | ".join(COLUMNS.values()) + " |")
     print("|---|" + "---|" * len(COLUMNS))
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
         tab = opened.new_page(viewport={"width": 1280, "height": 900})
         for page in sorted((html / "notebooks").glob("*.html")):
             text = BeautifulSoup(page.read_text(encoding="utf-8"), "lxml")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import shutil
 import sys
 
 from playwright.sync_api import Error, sync_playwright
 
+from modalign.rerun.pages import BROWSERS, browser
+
 Path = pathlib.Path
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHAPTER, FIGURE = "notebooks/gradients.html", "figure img"
 SIZE = {"width": 1200, "height": 900}
 MOST = 200_000  # bytes
@@ -28,7 +28,7 @@ def take(page: Path, target: Path) -> None:
     Raises:
         RuntimeError: where no Chromium is found, it fails, or the picture is too large.
     """
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = browser()
     try:
         with sync_playwright() as driver:
             opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
