@@ -11,8 +11,8 @@ measures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measures)
 
 FOLDED = (
-    '<div class="cell"><details class="hide above-input"><div class="cell_input"><pre>a\nb</pre></div>'
-    "</details>{output}</div>"
+    '<div class="cell"><details class="hide above-input"><div class="cell_input">'
+    "<pre>a\nb</pre></div></details>{output}</div>"
 )
 SHOWN = '<div class="cell"><div class="cell_input"><pre>c\nd</pre></div></div>'
 PAGE = f"""<article><h1>One two</h1>{FOLDED.format(output="")}
