@@ -9,7 +9,9 @@ import sys
 import typing
 from collections.abc import Mapping
 
-from modalign.rerun import inventory
+import yaml
+
+from modalign.rerun import inventory, publishing, reading
 from modalign.rerun.execution import Result, glued, scratch_folder
 from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import Folder
@@ -75,6 +77,18 @@ def with_box(notebook: nbformat.NotebookNode, box: str) -> nbformat.NotebookNode
     return notebook
 
 
+def configuration(root: Path) -> publishing.Config:
+    """What ``_config.yml`` says.
+
+    Raises:
+        ValueError: where it is no mapping.
+    """
+    held = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError(f"_config.yml: expected a mapping, got {type(held).__name__}")
+    return held
+
+
 def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
     """Copy what the pages are made of into a clean folder.
 
@@ -87,8 +101,10 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(root / name, folder / name)
+    shutil.copy(root / "_toc.yml", folder / "_toc.yml")
+    config = publishing.with_buttons(configuration(root))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "_config.yml").write_text(text, encoding="utf-8")
     for page in written_files(root / "book"):
         target = folder / page.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +139,12 @@ def write_downloads(root: Path, sources: Mapping[Path, Path], folder: Path) -> N
 def build(source: Path, output: Path, *options: str) -> int:
     """Build the pages of a gathered folder in ``output/_build/html``; the exit status."""
     arguments = ["build", source, "--path-output", output, "--all", "-q", *options]
-    return subprocess.run([sys.executable, "-c", BUILD, *map(str, arguments)]).returncode
+    status = subprocess.run([sys.executable, "-c", BUILD, *map(str, arguments)]).returncode
+    if status == 0:
+        html = output / "_build" / "html"
+        reading.write_excerpts(html)
+        publishing.announce(html, configuration(source))
+    return status
 
 
 def page(result: Result, *, root: Folder | None = None) -> Path:
