@@ -26,6 +26,7 @@ Readings are what the paper leaves open. A claim *depends* where its readings di
 """
 
 import itertools
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
@@ -360,6 +361,23 @@ def rows(tables: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
         from_objectives(load("cka/objectives")),
     )
     return judged(CLAIMS, found)
+
+
+def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """:func:`rows`, each beside what its claim declares.
+
+    Args:
+        folder: results folder; the book's by default.
+
+    Returns:
+        Those columns, and ``says``, ``paper``, ``measure``, ``contrast``, ``budget``, ``table`` and
+        ``exploratory``.
+    """
+    names = dict.fromkeys(claim.table for claim in CLAIMS.values())
+    found = rows({name: records.load(name, folder=folder) for name in names})
+    about = ("says", "paper", "measure", "contrast", "budget", "table", "exploratory")
+    declared = {name: [getattr(CLAIMS[claim], name) for claim in found["claim"]] for name in about}
+    return found.assign(**declared)
 
 
 def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:

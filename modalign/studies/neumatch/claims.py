@@ -242,8 +242,8 @@ def judge(
         table: that holds the runs.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.judged`, one a contrast, with ``measure``,
-        ``paper`` and ``exploratory``.
+        The rows of :func:`modalign.studies._claims.judged`, one a contrast, with ``says``,
+        ``measure``, ``contrast``, ``table``, ``exploratory``, and the paper's effect as ``paper``.
     """
     by_row = {row: part.set_index("seed") for row, part in with_measures(runs).groupby("row")}
     found = []
@@ -264,6 +264,7 @@ def judge(
         reading = (each.claim, each.says, difference(*sides), len(by_row[each.better]))
         row = judged({each.claim: claim}, [reading])
         about = {"measure": each.measure, "paper": each.paper, "exploratory": claim.exploratory}
+        about |= {"says": claim.says, "contrast": claim.contrast, "table": claim.table}
         found.append(row.assign(**about))
     return pd.concat(found, ignore_index=True)
 
@@ -325,6 +326,7 @@ def steadiness(table: pd.DataFrame, row: str = PAPER, *, since: int = 250) -> pd
         change = difference(scores[scores.columns.max()].to_dict(), scores[since].to_dict())
         found.append(("c35", STEADY.says, change, len(scores)))
     about = {"measure": MEASURES, "paper": math.nan, "exploratory": STEADY.exploratory}
+    about |= {"says": STEADY.says, "contrast": STEADY.contrast, "table": STEADY.table}
     return judged({"c35": STEADY}, found).assign(**about)
 
 
@@ -355,6 +357,12 @@ def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFra
     older = finals(records.load("neumatch/shapes", folder=folder))
     found = judge(older, contrasts, budget=hangs, table="neumatch/shapes")
     return found.assign(budget=hangs, fair=False)
+
+
+def every_reading(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """:func:`readings` of all claims of :data:`DECISIONS`."""
+    found = (readings(claim, folder) for claim in DECISIONS)
+    return pd.concat([each for each in found if len(each)], ignore_index=True)
 
 
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
