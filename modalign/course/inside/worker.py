@@ -81,12 +81,12 @@ def _child(control: socket.socket, handle: int, settings: dict[str, Any]) -> Non
             wire.send(link, {"refused": str(error)})
             return
         wire.send(link, {"ready": True})
-        _Submission(link).answer()
+        Submission(link).answer()
     finally:
         os._exit(0)
 
 
-class _Submission:
+class Submission:
     """The names of one submission, the objects that the marker holds by number, and the answers."""
 
     def __init__(self, link: socket.socket) -> None:
@@ -228,5 +228,7 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    first = torch.ones(1, requires_grad=True)
+    gradients(first.norm(), None, [first])  # PyTorch imports much when it first differentiates
     with contextlib.suppress(KeyboardInterrupt):
         serve(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
