@@ -77,9 +77,9 @@ def _check(
     names: tuple[str, ...], quick: bool, to: Path | None, containment: str | None, jobs: int | None
 ) -> int:
     """Prove the marker on this machine: answers, bugs, attacks."""
+    from modalign import records
     from modalign.course import checks, grading, proof
     from modalign.course import containment as places
-    from modalign.rerun import execution
 
     root = _root()
     chosen = list(names) or checks.assignments(root)
@@ -100,7 +100,7 @@ def _check(
         print(f"    {line}")
     print(f"{made['seconds']:.0f} s")
     if to is not None:
-        made |= {"where": execution.place(), "command": "modalign course check"}
+        made["made_by"] = records.provenance()
         to.parent.mkdir(parents=True, exist_ok=True)
         grading.write(to, json.dumps(made, indent=1) + "\n")
     stands = all(map(proof.stands, made["assignments"].values())) and not attacks["fail"]
