@@ -9,6 +9,7 @@ import sys
 import typing
 from collections.abc import Mapping
 
+from modalign.course.source import without_markers
 from modalign.rerun import inventory
 from modalign.rerun.execution import Result, scratch_folder
 from modalign.rerun.freshness import written_files
@@ -90,6 +91,8 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
         target = folder / notebook.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         held = with_box(inventory.read_notebook(source), rerun_box(notebook.stem, root))
+        for cell in held.cells:
+            cell.source = without_markers(cell.source)
         nbformat.write(held, target)
 
 
