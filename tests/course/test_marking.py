@@ -1,12 +1,11 @@
 import json
 
 import pytest
+import torch
 
 from modalign.course import checks, containment, grading, marking, proof, source
 from modalign.course.checks import Wrong, close
 from tests.course import _toy
-
-import torch
 
 
 def notebook(toy, *changes):
@@ -113,15 +112,15 @@ def test_a_check_that_fails_by_itself_is_no_zero(book, tmp_path, place):
         grading.require_sound(other, place, "secret")
 
 
-def test_an_answer_of_another_kind_is_the_answers_fault(toy, place):
-    held = _toy.CHECKS.replace("close(my.centred(k), book.centred(k))", "close(my.centred(k) + 1, "
-                               "book.centred(k) + 1)")  # fmt: skip
-    del held
-    check = toy.sheet.checks[0]._replace(
-        run=lambda my, book, draw: close(my.centred(draw.normal(3, 3)) + 1, 0)
-    )
-    broken = marking.passes(toy, check, "secret", place.limits)
-    assert not broken
+def test_an_answer_that_a_check_cannot_use_is_the_answers_fault(tmp_path, place):
+    sums = _toy.CHECKS.replace("close(my.centred(k), book", "close(my.centred(k).sum(), book")
+    sums = sums.replace("book.centred(k))\n\n\n@sheet.check(\"centred\", 1", "book.centred(k).sum())"
+                        "\n\n\n@sheet.check(\"centred\", 1")  # fmt: skip
+    other = checks.load("toy", _toy.book(tmp_path, checks=sums))
+    assert outcomes(other, place).earned == 7
+    found = outcomes(other, place, ("return k - rows - rows.T + k.mean()", "return None"))
+    assert found.outcomes[0].state == "wrong"
+    assert found.outcomes[0].detail == "it gives something of another kind"
 
 
 def test_a_gap_between_right_and_wrong_is_seen_by_close():
