@@ -115,7 +115,9 @@ class Side:
 def _handed(value: Any) -> Any:
     """Things by their numbers."""
     if isinstance(value, Thing):
-        return value._on
+        if not value._path and isinstance(value._on, wire.Handle):
+            return value._on
+        return value._ask("get", on=value._on, path=value._path, returns="number")
     if isinstance(value, dict):
         return {key: _handed(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

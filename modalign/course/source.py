@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("your answer")'
 START_FOLD, END_FOLD = (re.compile(rf"^`{{3,}}\{{{each}\}}") for each in ("solution-start", "solution-end"))
-TASK = re.compile(r"[a-z][a-z0-9_]*")
+TASK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Cell(NamedTuple):
@@ -82,7 +82,7 @@ def read(path: Path) -> Assignment:
                 cells.append(Cell("code", source, "setup"))
             continue
         if len(tasks) > 1 or not TASK.fullmatch(tasks[0]):
-            raise ValueError(f"{where}: give it one tag task-NAME of small letters, got {tags}")
+            raise ValueError(f"{where}: give it one tag task-NAME of letters, got {tags}")
         if cells and cells[-1].task != tasks[0]:
             closed.append(cells[-1].task)
         if tasks[0] in closed:

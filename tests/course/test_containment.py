@@ -10,16 +10,13 @@ from tests.course import _toy
 ROOT = Path(__file__).parents[2]
 # what may be tried without a wall, and what the proof must then find
 HARMLESS = {
-    "reads the secret": "a secret was read",
-    "overwrites marks": "files were touched",
-    "opens a secret to all": "files were touched",
     "changes times": "files were touched",
     "kills a bystander": "a bystander was killed",
-    "calls a server": "a server was reached",
     "starts a program": "a secret was read",
 }
 SHORT = [
     *HARMLESS,
+    *("reads the secret", "overwrites marks", "opens a secret to all", "calls a server"),
     *("imports the book's package", "equals everything", "forges an answer", "crashes in C"),
     *("a fork bomb", "raises its limits", "fills the disk", "kills its parent"),
     *("signals by a file's owner", "answers deeply", "tells inputs by an error's name"),

@@ -80,7 +80,7 @@ BAD = {
     ),
     "a strange name": (
         changed(3, _toy.cell("code", _toy.CENTRED, "task-A b", "solution")),
-        "give it one tag task-NAME of small letters",
+        "give it one tag task-NAME of letters",
     ),
 }
 
