@@ -21,6 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy
+import torch
+
 from modalign.course.inside import confine, wire
 from modalign.course.inside.worker import ORDER
 
@@ -103,21 +106,22 @@ def _bubblewrap() -> list[str]:
     """A call of bwrap with nothing inside but Python and its libraries, none of it writable."""
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     words += ["--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in dict.fromkeys([*SYSTEM, *FILES[:2], sys.base_prefix, sys.prefix, str(INSIDE)]):
+    for path in dict.fromkeys([*SYSTEM, *FILES[:2], sys.base_prefix, sys.prefix, *_libraries()]):
         if os.path.islink(path):
             words += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             words += ["--ro-bind", path, path]
     for path in _package():
         words += ["--tmpfs", path] if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
-    if str(INSIDE).startswith(tuple(f"{path}{os.sep}" for path in _package())):
-        words += ["--ro-bind", str(INSIDE), str(INSIDE)]
+    words += ["--ro-bind", str(INSIDE), str(INSIDE)]
     words += ["--remount-ro", "/dev", "--remount-ro", "/"]  # in /tmp PyTorch's import writes
     return [*words, "--chdir", "/", "--clearenv", "--"]
 
 
 def _libraries() -> list[str]:
     paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    # where a .pth file leads elsewhere, PyTorch is not in the environment's own folder
+    paths += [str(Path(str(each.__file__)).parents[1]) for each in (torch, numpy)]
     return [path for path in dict.fromkeys(map(os.path.realpath, paths)) if os.path.isdir(path)]
 
 
