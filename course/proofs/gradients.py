@@ -217,27 +217,38 @@ ADD = "parameter.grad = grad.clone() if old is None else old + grad"
 BUGS = {
     "projected": {
         "one after the other": (LESS_B, "b.double() - ab / aa * new_a[-1].double()"),
-        "by its own norm": [(LESS_A, "a.double() - ab / aa * b.double()"),
-                            (LESS_B, "b.double() - ab / bb * a.double()")],
+        "by its own norm": [
+            (LESS_A, "a.double() - ab / aa * b.double()"),
+            (LESS_B, "b.double() - ab / bb * a.double()"),
+        ],
         "both by the first norm": (LESS_A, "a.double() - ab / aa * b.double()"),
         "when they agree too": ("if not ab < 0:", "if ab == 0:"),
         "never": ("if not ab < 0:", "if True:"),
         "sign": (LESS_A, "a.double() + ab / bb * b.double()"),
         "one side": (LESS_B, "b.double()"),
-        "a number for a vector": [(LESS_A, "a.double() - ab / bb"), (LESS_B, "b.double() - ab / aa")],
+        "a number for a vector": [
+            (LESS_A, "a.double() - ab / bb"),
+            (LESS_B, "b.double() - ab / aa"),
+        ],
         "the dot product alone": (LESS_A, "a.double() - ab * b.double()"),
         "square root missing": (LESS_A, "a.double() - ab / bb.sqrt() * b.double()"),
         "an epsilon that counts": (LESS_A, "a.double() - ab / (bb + 1) * b.double()"),
-        "products in their own type": ("a.double().flatten(), b.double().flatten()",
-                                       "a.flatten(), b.flatten()"),
+        "products in their own type": (
+            "a.double().flatten(), b.double().flatten()",
+            "a.flatten(), b.flatten()",
+        ),
         "float64 comes back": (".to(a.dtype) if both", " if both"),
         "the partner's absence is zero": ("if both else b", "if both else None"),
-        "those without a partner count": ("aa = sum(a @ a for a, _ in pairs)",
-            "aa = sum(a.double().flatten() @ a.double().flatten() for a in grads_a if a is not None)"),
+        "those without a partner count": (
+            "aa = sum(a @ a for a, _ in pairs)",
+            "aa = sum(a.double().flatten() @ a.double().flatten() for a in grads_a if a is not None)",
+        ),
         "the first tensor alone": ("sum(a @ b for a, b in pairs)", "pairs[0][0] @ pairs[0][1]"),
         "swapped": ("return new_a, new_b", "return new_b, new_a"),
-        "in place": ("new_a, new_b = [], []",
-                     "new_a, new_b = [], []; [a.mul_(0.5) for a in grads_a if a is not None]"),
+        "in place": (
+            "new_a, new_b = [], []",
+            "new_a, new_b = [], []; [a.mul_(0.5) for a in grads_a if a is not None]",
+        ),
         "each tensor for itself": """
 def projected(grads_a, grads_b):
     new_a, new_b = [], []
@@ -258,15 +269,24 @@ def projected(grads_a, grads_b):
         "the first gradient alone": ("for grad in new:", "for grad in new[:1]:"),
         "no projection": ("*projected(a, b)", "a, b"),
         "one backward for both": (
-            "b = torch.autograd.grad(loss_b", "b = torch.autograd.grad(loss_a + loss_b"),
-        "the second loss twice": ("a = torch.autograd.grad(loss_a", "a = torch.autograd.grad(loss_b"),
+            "b = torch.autograd.grad(loss_b",
+            "b = torch.autograd.grad(loss_a + loss_b",
+        ),
+        "the second loss twice": (
+            "a = torch.autograd.grad(loss_a",
+            "a = torch.autograd.grad(loss_b",
+        ),
         "parameters of one loss dropped": ("if grad is not None:", "if None not in new:"),
-        "zeros where no loss reaches": ("for grad in new:",
+        "zeros where no loss reaches": (
+            "for grad in new:",
             "parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad"
-            "\n        for grad in new:"),
+            "\n        for grad in new:",
+        ),
         "the dot product": ("/ (flat_a.norm() * flat_b.norm())", ""),
-        "the cosine after": ("shared = [(x, y) for x, y in zip(a, b)",
-                             "shared = [(x, y) for x, y in zip(*projected(a, b))"),
+        "the cosine after": (
+            "shared = [(x, y) for x, y in zip(a, b)",
+            "shared = [(x, y) for x, y in zip(*projected(a, b))",
+        ),
         "a tensor for a number": (").item()", ")"),
         "one norm": ("(flat_a.norm() * flat_b.norm())", "flat_a.norm() ** 2"),
         "half": (ADD, "parameter.grad = grad / 2 if old is None else old + grad / 2"),
@@ -274,35 +294,50 @@ def projected(grads_a, grads_b):
         "takes a step": (ADD, ADD + "; parameter.data -= 0.1 * grad"),
         "the mean of cosines": (
             "cosine = (flat_a @ flat_b / (flat_a.norm() * flat_b.norm())).item()",
-            "cosine = sum(float((x * y).sum() / x.norm() / y.norm()) for x, y in shared) / len(shared)"),
-        "the first alone cosine": ("torch.cat([x.flatten().double() for x, _ in shared])",
-                                   "torch.cat([x.flatten().double().abs() for x, _ in shared])"),
+            "cosine = sum(float((x * y).sum() / x.norm() / y.norm()) for x, y in shared) / len(shared)",
+        ),
+        "the first alone cosine": (
+            "torch.cat([x.flatten().double() for x, _ in shared])",
+            "torch.cat([x.flatten().double().abs() for x, _ in shared])",
+        ),
     },
     "Patience": {
         "the clock stops at a drop": ("self.batches += 1", "self.batches += used"),
         "at the threshold too": ("not cosine <= self.gamma()", "not cosine < self.gamma()"),
         "NaN is dropped": ("not cosine <= self.gamma()", "cosine > self.gamma()"),
-        "the wrong direction": ("self.start + (self.end - self.start)", "self.end + (self.start - self.end)"),
+        "the wrong direction": (
+            "self.start + (self.end - self.start)",
+            "self.end + (self.start - self.end)",
+        ),
         "a line": ("(1 - math.cos(math.pi * t)) / 2", "t"),
         "a whole wave": ("math.cos(math.pi * t)", "math.cos(2 * math.pi * t)"),
         "a quarter of a wave": ("(1 - math.cos(math.pi * t)) / 2", "1 - math.cos(math.pi * t / 2)"),
         "no wait": ("(self.batches - self.wait)", "self.batches"),
         "the wait is part of the rise": ("/ self.steps, 0.0)", "/ (self.steps + self.wait), 0.0)"),
         "goes on": (", 0.0), 1.0)", ", 0.0), 9.0)"),
-        "begins below": ("max((self.batches - self.wait) / self.steps, 0.0)",
-                         "((self.batches - self.wait) / self.steps)"),
-        "whole numbers": ("(self.batches - self.wait) / self.steps", "(self.batches - self.wait) // self.steps"),
+        "begins below": (
+            "max((self.batches - self.wait) / self.steps, 0.0)",
+            "((self.batches - self.wait) / self.steps)",
+        ),
+        "whole numbers": (
+            "(self.batches - self.wait) / self.steps",
+            "(self.batches - self.wait) // self.steps",
+        ),
         "one late": ("(self.batches - self.wait)", "(self.batches - self.wait - 1)"),
         "one early": ("(self.batches - self.wait)", "(self.batches - self.wait + 1)"),
-        "decides after the tick": [("used = not cosine", "self.batches += 1; used = not cosine"),
-                                   ("self.batches += 1\n        self.used", "self.used")],
+        "decides after the tick": [
+            ("used = not cosine", "self.batches += 1; used = not cosine"),
+            ("self.batches += 1\n        self.used", "self.used"),
+        ],
         "the share of dropped": ("self.used / self.batches", "1 - self.used / self.batches"),
         "a number of them": ("self.used / self.batches", "self.used"),
         "none before the first": ("else 1.0", "else 0.0"),
-        "one clock for all": ("self.batches = self.used = 0",
+        "one clock for all": (
+            "self.batches = self.used = 0",
             "type(self).__dict__.get('batches') is None and setattr(type(self), 'batches', 0); self.used = 0"
             "; Patience.accept = lambda s, c: ((u := not c <= s.gamma()), "
-            "setattr(Patience, 'batches', Patience.batches + 1), setattr(s, 'used', s.used + u))[0]"),
+            "setattr(Patience, 'batches', Patience.batches + 1), setattr(s, 'used', s.used + u))[0]",
+        ),
         "the absolute cosine": ("not cosine <= self.gamma()", "not abs(cosine) <= self.gamma()"),
     },
     "joint_step": {
@@ -317,27 +352,37 @@ def joint_step(grads_a, grads_b, rows):
         total = total + r / rows.sum() * (a + b)
     return total.to(grads_a.dtype)
 """,
-        "each process counts once": ("rows[has].to(grads_a) / rows.sum()",
-                                     "torch.ones_like(grads_a[has][:, 0]) / has.sum()"),
+        "each process counts once": (
+            "rows[has].to(grads_a) / rows.sum()",
+            "torch.ones_like(grads_a[has][:, 0]) / has.sum()",
+        ),
         "sums": ("/ rows.sum()", ""),
         "divided by processes": ("/ rows.sum()", "/ len(rows)"),
-        "the first process": ("weights @ grads_a[has], weights @ grads_b[has]",
-                              "grads_a[has][0], grads_b[has][0]"),
+        "the first process": (
+            "weights @ grads_a[has], weights @ grads_b[has]",
+            "grads_a[has][0], grads_b[has][0]",
+        ),
         "NaN times zero": ("has = rows > 0", "has = rows >= 0"),
         "no projection": ("if dot < 0:", "if False:"),
         "always": ("if dot < 0:", "if True:"),
         "when they agree": ("if dot < 0:", "if dot > 0:"),
         "one side": ("b - dot / (a @ a) * a", "b"),
-        "norms swapped": ("a - dot / (b @ b) * b, b - dot / (a @ a) * a",
-                          "a - dot / (a @ a) * b, b - dot / (b @ b) * a"),
+        "norms swapped": (
+            "a - dot / (b @ b) * b, b - dot / (a @ a) * a",
+            "a - dot / (a @ a) * b, b - dot / (b @ b) * a",
+        ),
         "sign": ("a - dot / (b @ b) * b,", "a + dot / (b @ b) * b,"),
-        "one after the other": ("a, b = a - dot / (b @ b) * b, b - dot / (a @ a) * a",
-                                "a = a - dot / (b @ b) * b; b = b - dot / (a @ a) * a"),
+        "one after the other": (
+            "a, b = a - dot / (b @ b) * b, b - dot / (a @ a) * a",
+            "a = a - dot / (b @ b) * b; b = b - dot / (a @ a) * a",
+        ),
         "the mean of both": ("return a + b", "return (a + b) / 2"),
         "both": ("return a + b", "return a, b"),
         "float64": ("return a + b", "return (a + b).double()"),
-        "inverse weights": ("rows[has].to(grads_a) / rows.sum()",
-                            "(1 / rows[has]).to(grads_a) / (1 / rows[has]).sum()"),
+        "inverse weights": (
+            "rows[has].to(grads_a) / rows.sum()",
+            "(1 / rows[has]).to(grads_a) / (1 / rows[has]).sum()",
+        ),
         "in place": ("has = rows > 0", "has = rows > 0; grads_a *= 1.01"),
     },
 }

@@ -52,10 +52,15 @@ def _list() -> None:
     for name in checks.assignments(root):
         held = checks.load(name, root)
         marks = sum(map(held.sheet.marks, held.tasks))
-        print(f"{name:<14}{held.sheet.title}: {marks:g} marks, {sum(held.sheet.minutes.values())} min")
+        print(
+            f"{name:<14}{held.sheet.title}: {marks:g} marks, {sum(held.sheet.minutes.values())} min"
+        )
         for task in held.tasks:
             by = ", marked by hand" if held.assignment.in_words(task) else ""
-            print(f"  {task:<22}{held.sheet.marks(task):>3g} marks{held.sheet.minutes[task]:>5} min{by}")
+            print(
+                f"  {task:<22}{held.sheet.marks(task):>3g} marks"
+                f"{held.sheet.minutes[task]:>5} min{by}"
+            )
 
 
 @course.command("new")
@@ -70,7 +75,9 @@ def _new(folder: Path) -> None:
 @course.command("check")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--quick", is_flag=True, help="Two of each kind a task.")
-@click.option("--json", "to", type=click.Path(path_type=Path), metavar="FILE", help="Keep the proof.")
+@click.option(
+    "--json", "to", type=click.Path(path_type=Path), metavar="FILE", help="Keep the proof."
+)
 @_where
 @_jobs
 def _check(
@@ -109,7 +116,9 @@ def _check(
 
 @course.command("release")
 @_name
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("release"), metavar="DIR")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("release"), metavar="DIR"
+)
 @click.option(
     "--format", "form", type=click.Choice(["notebook", "nbgrader"]), default="notebook",
     help="The student's zip, or a source folder of nbgrader.",
@@ -181,8 +190,12 @@ def _grade(
 
 @course.command("report")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--roster", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              metavar="FILE", help="A class list as CSV: one column more is written beside it.")  # fmt: skip
+@click.option(
+    "--roster",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A class list as CSV, to write again with one column more.",
+)
 def _report(folder: Path, roster: Path | None) -> None:
     """Make the tables and pages again, with the marks given by hand in words.csv."""
     from modalign.course import report

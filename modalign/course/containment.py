@@ -174,7 +174,7 @@ class Place:
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         if kind == "bubblewrap":
             words[-4:-4] = ["env", *(f"{name}={value}" for name, value in one.items())]
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the place
         self._process = subprocess.Popen(
             [*words, json.dumps(settings)],
             pass_fds=[inner.fileno()],

@@ -11,6 +11,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ def submissions(path: Path, name: str, limits: Limits) -> list[Submission]:
     elif path.suffix == ".zip" and path.is_file():
         found = list(_of_zip(path, limits))
     elif path.suffix == ".ipynb" and path.is_file():
-        found = [Submission(path.stem, lambda: _read(path, limits))]
+        found = [Submission(path.stem, partial(_read, path, limits))]
     else:
         raise ValueError(f"{path}: expected a folder, a zip or a notebook")
     if not found:
@@ -116,33 +117,35 @@ def _of_folder(folder: Path, name: str, limits: Limits) -> Iterator[Submission]:
         if path.name.startswith((".", "__")):
             continue
         if path.suffix == ".ipynb":
-            yield Submission(path.stem, lambda path=path: _read(path, limits))
+            yield Submission(path.stem, partial(_read, path, limits))
         elif path.suffix == ".zip":
-            yield Submission(path.stem, lambda path=path: _only(path, limits))
+            yield Submission(path.stem, partial(_only, path, limits))
         elif path.is_dir():
             if path.is_symlink():
-                yield Submission(path.name, lambda path=path: _read(path, limits))
+                yield Submission(path.name, partial(_read, path, limits))
                 continue
             inside = sorted(
                 each for each in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in each.parts
             )
             named = [each for each in inside if each.stem == name] or inside
             if inside:
-                yield Submission(
-                    path.name, lambda path=path, named=named: _one(named, path.name, limits)
-                )
+                yield Submission(path.name, partial(_one, named, path.name, limits))
 
 
 def _one(paths: list[Path], student: str, limits: Limits) -> bytes:
     if len(paths) != 1:
-        raise ValueError(f"{student}: {len(paths)} notebooks, and one is to be marked: remove others")
+        raise ValueError(
+            f"{student}: {len(paths)} notebooks, and one is to be marked: remove others"
+        )
     return _read(paths[0], limits)
 
 
 def _read(path: Path, limits: Limits) -> bytes:
     if path.is_symlink():
         raise ValueError(f"{path.name}: is a link: put the notebook itself in its place")
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    )
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError(f"{path.name}: is no file: put the notebook itself in its place")
@@ -202,7 +205,7 @@ def _of_zip(path: Path, limits: Limits) -> Iterator[Submission]:
     for parts, info in found:
         inner = [part for part in parts[shared:] if part not in ("", "..")]
         student = inner[0] if len(inner) > 1 else inner[-1].removesuffix(".ipynb")
-        yield Submission(student, lambda info=info: _member(path, info, limits))
+        yield Submission(student, partial(_member, path, info, limits))
 
 
 # marking them
@@ -222,8 +225,11 @@ def require_sound(course: Course, place: Place, secret: str) -> None:
     ):
         found = marking.mark(course, json.dumps(copy).encode(), place, secret)
         if found.earned != wanted or found.needs_a_person:
-            failed = [f"{each.task}, {each.says}: {each.detail or each.state}"
-                      for each in found.outcomes if (each.state == "right") != bool(wanted)]  # fmt: skip
+            failed = [
+                f"{each.task}, {each.says}: {each.detail or each.state}"
+                for each in found.outcomes
+                if (each.state == "right") != bool(wanted)
+            ]
             raise RuntimeError(
                 f"{course.assignment.name}: {who} got {found.earned:g} marks in place of "
                 f"{wanted:g}, so nobody is marked: mend {'; '.join(failed)[:500]}"
@@ -234,7 +240,9 @@ def key(course: Course, root: Path, secret: str, kind: str) -> str:
     """What marks depend on beside the submission: the same key, the same marks."""
     parts = [f"{kind} {secret}".encode(), json.dumps(course.assignment.cells).encode()]
     parts.append((root / "course" / f"{course.assignment.name}.py").read_bytes())
-    parts += [path.read_bytes() for path in sorted(Path(module.__code__.co_filename).parent.rglob("*.py"))]
+    parts += [
+        path.read_bytes() for path in sorted(Path(module.__code__.co_filename).parent.rglob("*.py"))
+    ]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -266,7 +274,11 @@ def grade(
             return _kept(path, {"student": each.student, "state": "damaged", "problem": str(error)})
         whose = hashlib.sha256(of_course.encode() + held).hexdigest()
         if (record := _found(path, whose)) is None:
-            record = {"student": each.student, "key": whose, **_marked(course, held, place, secret, each)}
+            record = {
+                "student": each.student,
+                "key": whose,
+                **_marked(course, held, place, secret, each),
+            }
             _kept(path, record)
         say(record)
         return record

@@ -86,7 +86,7 @@ class Session:
         """Start the process and run what the names rest on; leave out what ends it."""
         while True:
             self._worker = self.place.start()
-            at = (0, 0, 0)
+            at: tuple[int, ...] = (0, 0, 0)
             request = {
                 "do": "load",
                 "cells": self.cells,
@@ -206,7 +206,9 @@ def mark(
             session.load()
         except StudentError:
             detail = "the notebook's process ended as it was loaded"
-            lost = [Outcome(*each[:1], each.says, each.marks, 0.0, "lost", detail) for each in found]
+            lost = [
+                Outcome(*each[:1], each.says, each.marks, 0.0, "lost", detail) for each in found
+            ]
             return Result(lost, _left_out(session), {})
         first = _run(course, found, session, secret, limits)
         outcomes = _punished_once(course, found, first, session, secret)
@@ -296,9 +298,7 @@ def _punished_once(
             for each in earlier
             if each in got and got[each] < full[each] and rests_on & set(names(each))
         ]
-        failed = [
-            i for i, each in enumerate(first) if each.task == task and each.state != "right"
-        ]
+        failed = [i for i, each in enumerate(first) if each.task == task and each.state != "right"]
         if not wrong or not failed:
             continue
         setup = course.assignment.setup()

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import modalign
 from modalign.course import checks, marking, source
 from modalign.course.checks import Course
-from modalign.course.containment import LIMITS, Limits, Place
-from modalign.course.inside import wire
+from modalign.course.containment import LIMITS, Place
 
 LEAST = {"bugs": 10, "alternatives": 3, "stubs": 5}
 # an attack may be cut off early: it is to earn nothing
@@ -191,25 +190,37 @@ DAMAGE: dict[str, Callable[[Any], bytes]] = {
     "magics and shell lines": _cells(
         lambda cells: [
             _code("%matplotlib inline\n!ls\n?print"),
-            *({**each, "source": f"%time 1\n{each['source']}"} if _is_answer(each) else each
-              for each in cells),
+            *(
+                {**each, "source": f"%time 1\n{each['source']}"} if _is_answer(each) else each
+                for each in cells
+            ),
             _code("%%bash\nrm -rf nothing"),
         ]
-    ),  # fmt: skip
+    ),
     "input()": _cells(lambda cells: [_code("name = input('Who are you? ')"), *cells]),
     "15 MB of outputs": _cells(
         lambda cells: [*cells, {**_code("1"), "outputs": [{"text": "0" * 15_000_000}]}]
     ),
-    "Windows line ends and a BOM": lambda notebook: b"\xef\xbb\xbf" + json.dumps(
-        {**notebook, "cells": [
-            {**each, "source": each["source"].replace("\n", "\r\n")} for each in notebook["cells"]
-        ]}, indent=1
-    ).replace("\n", "\r\n").encode(),
+    "Windows line ends and a BOM": lambda notebook: (
+        b"\xef\xbb\xbf"
+        + json.dumps(
+            {
+                **notebook,
+                "cells": [
+                    {**each, "source": each["source"].replace("\n", "\r\n")}
+                    for each in notebook["cells"]
+                ],
+            },
+            indent=1,
+        )
+        .replace("\n", "\r\n")
+        .encode()
+    ),
     "sources as lists of lines": _cells(
         lambda cells: [{**each, "source": each["source"].splitlines(True)} for each in cells]
     ),
     "an experiment that fails": _cells(lambda cells: [*cells, _code("1 / 0"), _code("undefined")]),
-}  # fmt: skip
+}
 
 
 def run_book(course: Course) -> str:
@@ -249,7 +260,7 @@ def _command_lines() -> Iterator[bytes]:
 
 
 class Scene:
-    """What attacks are aimed at: a course's files, a bystander, a server; and whether all stands."""
+    """What attacks are aimed at (files, a bystander, a server), and whether it still stands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.token = folder, os.urandom(16).hex()
@@ -331,7 +342,9 @@ def _learned(answer: str, name: str, place: Place, token: str, told: str) -> str
         session.renew(BRIEF.check)
         try:
             session.load()
-            said = repr(session.ask("call", on=name, path=[], args=[1.5], kwargs={}, returns="value"))
+            said = repr(
+                session.ask("call", on=name, path=[], args=[1.5], kwargs={}, returns="value")
+            )
         except checks.StudentError:
             return "a hidden input is told" if "tensor(" in told else ""
     return "a secret was read" if token in said or "imported the package" in said else ""
@@ -360,7 +373,11 @@ def report(findings: list[Finding], course: Course, problem: str) -> dict[str, A
         "tasks": {
             task: {
                 kind: count(
-                    [each for each in findings if (each.trial.kind, each.trial.task) == (kind, task)]
+                    [
+                        each
+                        for each in findings
+                        if (each.trial.kind, each.trial.task) == (kind, task)
+                    ]
                 )
                 for kind in LEAST
             }

@@ -29,7 +29,8 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     name, sheet = course.assignment.name, course.sheet
     notebook = source.plain(source.student(course.assignment), root)
     tasks = [
-        f"  {task}: {sheet.marks(task):g} marks, {sheet.minutes[task]} minutes" for task in course.tasks
+        f"  {task}: {sheet.marks(task):g} marks, {sheet.minutes[task]} minutes"
+        for task in course.tasks
     ]
     text = READ_ME.format(
         title=sheet.title,
@@ -42,7 +43,10 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     path = folder / f"{name}.zip"
     scratch = path.with_suffix(".part")
     with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as file:
-        for inner, held in ((f"{name}.ipynb", json.dumps(notebook, indent=1)), ("README.txt", text)):
+        for inner, held in (
+            (f"{name}.ipynb", json.dumps(notebook, indent=1)),
+            ("README.txt", text),
+        ):
             # a date of no meaning, so that the same source gives the same zip
             info = zipfile.ZipInfo(f"{name}/{inner}", (2000, 1, 1, 0, 0, 0))
             info.external_attr = 0o644 << 16

@@ -25,7 +25,8 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8888; --soft: #8882; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; }
+tr { border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; }
 .wide { overflow-x: auto; }
 .look { background: var(--soft); font-weight: bold; }
@@ -75,7 +76,8 @@ def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
             marks = -1.0
         if not 0 <= marks <= most:
             raise ValueError(
-                f"{path}: {row.get('student')}, {task}: expected marks from 0 to {most:g}, got {text!r}"
+                f"{path}: {row.get('student')}, {task}: expected marks from 0 to {most:g}, "
+                f"got {text!r}"
             )
         found[_uncovered(row["student"]), task] = marks
     return found
@@ -100,7 +102,9 @@ def _row(
     return {
         "student": record["student"],
         "state": said,
-        "total": sum(each for each in marks.values() if each is not None) if whole or marks else None,
+        "total": sum(each for each in marks.values() if each is not None)
+        if whole or marks
+        else None,
         **{task: marks.get(task) for task in course.tasks},
         "note": record.get("problem", ""),
     }
@@ -250,11 +254,14 @@ def gradebook(folder: Path, roster: Path) -> Path:
         names = {_same(each) for each in row} & totals.keys()
         for name in names:
             if seen.setdefault(name, number) != number:
-                raise ValueError(f"{roster}: {name} is in rows {seen[name]} and {number}: remove one")
+                raise ValueError(
+                    f"{roster}: {name} is in rows {seen[name]} and {number}: remove one"
+                )
         column.append(_cell(totals[names.pop()]["total"]) if len(names) == 1 else "")
     if not seen:
+        one = held["students"][0]["student"]
         raise ValueError(
-            f"{roster}: no cell is the name of a submission (as {held['students'][0]['student']!r}): "
+            f"{roster}: no cell is the name of a submission, such as {one!r}: "
             "export a table with the names or numbers that your LMS gives to files"
         )
     file = io.StringIO()

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("your answer")'
-START_FOLD, END_FOLD = (re.compile(rf"^`{{3,}}\{{{each}\}}") for each in ("solution-start", "solution-end"))
+START_FOLD, END_FOLD = (
+    re.compile(rf"^`{{3,}}\{{{each}\}}") for each in ("solution-start", "solution-end")
+)
 TASK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

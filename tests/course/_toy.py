@@ -18,7 +18,7 @@ ALIGNMENT = '''def alignment(k, l):
     return (k * l).sum() / (k.norm() * l.norm())
     ### END SOLUTION'''
 
-CHECKS = '''from modalign.course.checks import Sheet, close, refuses
+CHECKS = """from modalign.course.checks import Sheet, close, refuses
 
 sheet = Sheet("A toy", {"centred": 10, "alignment": 15, "why": (5, 2)})
 
@@ -60,7 +60,7 @@ def _(my, book, draw):
     k = gram(draw, 6, 3)
     close(my.alignment(k, k + k.T), book.alignment(k, k + k.T))
     refuses(my.alignment, k, gram(draw, 5, 3))
-'''
+"""
 
 
 def cell(kind, source, *tags):

@@ -27,7 +27,7 @@ def with_attacks(folder, names):
     held = checks.module(ROOT / "course" / "attacks.py").ATTACKS
     _toy.book(folder)
     (folder / "course" / "attacks.py").write_text(
-        f"ATTACKS = {({name: held[name] for name in names})!r}"
+        f"ATTACKS = { ({name: held[name] for name in names})!r}"
     )
     return folder
 

@@ -135,7 +135,7 @@ def test_marks_by_hand_come_back_and_a_gradebook_gets_its_column(toy, book, plac
     column = list(csv.reader(io.StringIO(report.gradebook(made, roster).read_text())))
     assert [row[-1] for row in column] == ["toy (9)", "8.5", "7", ""]
     roster.write_text("Name\nNobody\n")
-    with pytest.raises(ValueError, match="no cell is the name of a submission"):
+    with pytest.raises(ValueError, match="no cell is the name of a submission, such as"):
         report.gradebook(made, roster)
     roster.write_text("Name\nada\nada\n")
     with pytest.raises(ValueError, match="ada is in rows 2 and 3"):
@@ -196,7 +196,9 @@ def test_a_course_has_a_secret_of_its_own(tmp_path):
     assert grading.secret_of(tmp_path / "a") == first
 
 
-@pytest.mark.parametrize("text", ["", "secret = 3", 'secret = "abc"', "\0", 'secret = "' + "g" * 32])
+@pytest.mark.parametrize(
+    "text", ["", "secret = 3", 'secret = "abc"', "\0", 'secret = "' + "g" * 32]
+)
 def test_a_broken_course_is_refused(text, tmp_path):
     path = grading.new(tmp_path)
     path.write_text(text)
@@ -263,5 +265,7 @@ def test_nbgraders_source_marks_each_task_once(book, toy, tmp_path, monkeypatch,
     points = {each["grade_id"]: each["points"] for each in about if each["grade"]}
     assert points == {"marks-centred": 3, "marks-alignment": 4, "marks-why": 2}
     assert len({each["grade_id"] for each in about}) == len(about)
-    solutions = [source.text_of(cell) for cell in held["cells"] if "solution" in cell["metadata"]["tags"]]
+    solutions = [
+        source.text_of(cell) for cell in held["cells"] if "solution" in cell["metadata"]["tags"]
+    ]
     assert solutions == [_toy.CENTRED, _toy.ALIGNMENT]

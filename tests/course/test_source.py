@@ -24,7 +24,13 @@ def test_no_line_of_a_solution_is_in_the_students_copy(toy, book):
         if cell.role == "solution":
             inside = cell.source.split(source.BEGIN)[1].split(source.END)[0].split("\n")
             assert all(line.strip() not in held for line in inside if line.strip())
-    for gone in ("A remark of the solution", "Because of the mean", "solution-", ":class:", "BEGIN"):
+    for gone in (
+        "A remark of the solution",
+        "Because of the mean",
+        "solution-",
+        ":class:",
+        "BEGIN",
+    ):
         assert gone not in held
     assert held.count(source.STUB) == 2
     assert "assert_close(centred(k)" in held

@@ -9,7 +9,8 @@ from modalign.course.inside import wire
 
 VALUES = [
     None, True, 3, 2.5, float("inf"), "ä", [1, [2.0]], (1, "a"), {"a": 1, 2: (None,)},
-    torch.arange(6).reshape(2, 3), torch.tensor(1.5), torch.zeros(0, 3), torch.ones(2, 2).bfloat16(),
+    torch.arange(6).reshape(2, 3), torch.tensor(1.5), torch.zeros(0, 3),
+    torch.ones(2, 2).bfloat16(),
     torch.randn(4, 3).T, torch.tensor([1 + 2j]), torch.tensor([True]), np.arange(3.0),
     np.float32(2), wire.Handle(3),
 ]  # fmt: skip

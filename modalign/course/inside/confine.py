@@ -1,9 +1,8 @@
 """A process gives up what an answer does not need: files, processes, sockets, signals, memory.
 
 For Linux 5.13 or later on x86-64 and Arm, without any privilege: resource limits, Landlock (which
-files may be read), seccomp (which calls of the system are refused: whatever writes a file, too), and no
-capabilities. None of it
-can be taken back, and whatever the process starts has it too.
+files may be read), seccomp (which calls of the system are refused; all that write files are), and
+no capabilities. None of it can be taken back.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ READ_FILE, READ_DIR = 1 << 2, 1 << 3
 RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 4, 22, 38, 24
 
-# by architecture: its number in a filter, and those of the calls that are refused
+# by architecture: its number in a filter, and those of the calls that are refused (x86-64 and Arm;
+# None where it has no such call)
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-REFUSED = {  # name: (x86-64, Arm); None where an architecture has no such call
+REFUSED: dict[str, tuple[int | None, ...]] = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
@@ -59,7 +59,10 @@ REFUSED = {  # name: (x86-64, Arm); None where an architecture has no such call
     "clock_settime": (227, 112), "adjtimex": (159, 171), "sethostname": (170, 161),
     "personality": (135, 92), "quotactl": (179, 60), "ioctl": (16, 29),
 }  # fmt: skip
-UNKNOWN = {"clone3": (435, 435), "openat2": (437, 437)}  # libraries then take the older call
+UNKNOWN: dict[str, tuple[int | None, ...]] = {
+    "clone3": (435, 435),
+    "openat2": (437, 437),
+}  # libraries then take the older call
 CLONE_THREAD, F_SETOWN, F_SETSIG, F_SETOWN_EX = 0x10000, 8, 10, 15
 TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -175,7 +178,7 @@ def _refuse_calls() -> None:
         return struct.pack("HBBI", code, yes, no, value)
 
     def where(number: int | None, argument: int, test: int, value: int, yes: int) -> list[bytes]:
-        """For this call: one answer where its argument passes a test, and its opposite elsewhere."""
+        """For one call: an answer where its argument passes a test, else the opposite."""
         no = allow if yes == refuse else refuse
         return [] if number is None else [
             step(equal, number, 0, 4), step(load, 16 + 8 * argument),
@@ -190,13 +193,14 @@ def _refuse_calls() -> None:
         step(at_least, 0x40000000, 0, 1),  # x32, another numbering of the same calls
         step(leave, kill),
     ]
-    for numbers, answer in [(each, unknown) for each in UNKNOWN.values()] + [
-        (each, refuse) for each in REFUSED.values()
-    ]:
-        if numbers[column] is not None:
-            program += [step(equal, numbers[column], 0, 1), step(leave, answer)]
+    for table, answer in ((UNKNOWN, unknown), (REFUSED, refuse)):
+        for number in (numbers[column] for numbers in table.values()):
+            if number is not None:
+                program += [step(equal, number, 0, 1), step(leave, answer)]
     program += where((56, 220)[column], 0, has_bits, CLONE_THREAD, allow)  # clone
-    program += where((234, 131)[column], 0, equal, os.getpid(), allow)  # tgkill, which abort() takes
+    program += where(
+        (234, 131)[column], 0, equal, os.getpid(), allow
+    )  # tgkill, which abort() takes
     program += where((2, None)[column], 1, has_bits, TO_WRITE, refuse)  # open
     program += where((257, 56)[column], 2, has_bits, TO_WRITE, refuse)  # openat
     fcntl = (72, 25)[column]  # whom a file's owner signals
@@ -205,5 +209,7 @@ def _refuse_calls() -> None:
     program += [step(equal, F_SETOWN_EX, 1, 0), step(leave, allow), step(leave, refuse)]
     program.append(step(leave, allow))
     code = ctypes.create_string_buffer(b"".join(program))
-    held = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    held = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    )
     _check(LIBC.prctl(PR_SET_SECCOMP, 2, held, 0, 0), "seccomp")

@@ -136,7 +136,9 @@ class _Blob:
         self.place = end
         if kind == "array":
             return np.frombuffer(held, dtype=name).reshape(shape)
-        flat = torch.frombuffer(held, dtype=DTYPES[name]) if size else torch.empty(0).to(DTYPES[name])
+        flat = (
+            torch.frombuffer(held, dtype=DTYPES[name]) if size else torch.empty(0).to(DTYPES[name])
+        )
         return flat.reshape(shape).requires_grad_(gradient is True)
 
 

@@ -101,7 +101,7 @@ class Submission:
             verb = verbs[request.pop("do")]
             torch.manual_seed(0)
             random.seed(0)
-            np.random.seed(0)
+            np.random.seed(0)  # noqa: NPY002 - it is a student's that is set
             try:
                 answer = {"value": verb(**request)}
             except BaseException as error:  # exits and interrupts are a student's too
