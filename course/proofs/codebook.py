@@ -1,19 +1,19 @@
 """What the assignment "Codebook" is proved by: right answers written otherwise, and planted bugs."""
 
-SCALED = "(log_q + log_sigma).logsumexp(1)"
+SCALED = "(log_q + log_s).logsumexp(1)"
 
 ALTERNATIVES = {
     "ipot_log": {
         "rows by a softmax": """
 def ipot_log(cost, beta, outer, inner, mu, nu):
-    log_plan, log_sigma = torch.zeros_like(cost), torch.zeros_like(nu)
+    log_t, log_s = torch.zeros_like(cost), torch.zeros_like(nu)
     for _ in range(outer):
-        log_q = log_plan - cost / beta
+        log_q = log_t - cost / beta
         for _ in range(inner):
-            rows = mu.log()[:, None] + torch.log_softmax(log_q + log_sigma, dim=1)
+            rows = mu.log()[:, None] + torch.log_softmax(log_q + log_s, dim=1)
             moved = nu.log() - torch.logsumexp(rows, dim=0)
-            log_plan, log_sigma = rows + moved, log_sigma + moved
-    return log_plan.exp()
+            log_t, log_s = rows + moved, log_s + moved
+    return log_t.exp()
 """,
         "one kernel, and prices that are added up": """
 def ipot_log(cost, beta, outer, inner, mu, nu):
@@ -143,10 +143,10 @@ def shard_step(cost, plan, sigma, beta, n, reduce):
 
 BUGS = {
     "ipot_log": {
-        "sign": ("log_plan - cost", "log_plan + cost"),
+        "sign": ("log_t - cost", "log_t + cost"),
         "beta squared": ("cost / beta", "cost / beta**2"),
         "times beta": ("cost / beta", "cost * beta"),
-        "no proximal term": ("log_plan - cost", "-cost"),
+        "no proximal term": ("log_t - cost", "-cost"),
         "uniform rows": ("mu.log()", "torch.full_like(mu, 1 / len(mu)).log()"),
         "uniform columns": ("nu.log()", "torch.full_like(nu, 1 / len(nu)).log()"),
         "masses in reverse": ("mu.log()", "mu.flip(0).log()"),
@@ -158,47 +158,47 @@ BUGS = {
         "inner ignored": ("range(inner)", "range(1)"),
         "one step fewer": ("range(outer)", "range(max(1, outer - 1))"),
         "the scaling forgotten at each step": (
-            "log_q = log_plan - cost / beta",
-            "log_q = log_plan - cost / beta; log_sigma = torch.zeros_like(nu)",
+            "log_q = log_t - cost / beta",
+            "log_q = log_t - cost / beta; log_s = torch.zeros_like(nu)",
         ),
-        "sums of exponentials": (SCALED, "(log_q + log_sigma).exp().sum(1).log()"),
-        "the logarithm of the plan": ("return log_plan.exp()", "return log_plan"),
-        "the kernel": ("return log_plan.exp()", "return log_q.exp()"),
+        "sums of exponentials": (SCALED, "(log_q + log_s).exp().sum(1).log()"),
+        "the logarithm of the plan": ("return log_t.exp()", "return log_t"),
+        "the kernel": ("return log_t.exp()", "return log_q.exp()"),
         "without the scaling of columns": (
-            "+ log_delta[:, None] + log_sigma",
-            "+ log_delta[:, None]",
+            "+ log_d[:, None] + log_s",
+            "+ log_d[:, None]",
         ),
-        "float64": ("return log_plan.exp()", "return log_plan.exp().double()"),
+        "float64": ("return log_t.exp()", "return log_t.exp().double()"),
         "in place": (
-            "log_plan = torch.zeros_like(cost)",
-            "log_plan = torch.zeros_like(cost); cost -= cost.min()",
+            "log_t = torch.zeros_like(cost)",
+            "log_t = torch.zeros_like(cost); cost -= cost.min()",
         ),
         "rows last": [
             (
-                "log_delta = mu.log() - (log_q + log_sigma).logsumexp(1)",
-                "log_sigma = nu.log() - (log_q + log_first[:, None]).logsumexp(0)",
+                "log_d = mu.log() - (log_q + log_s).logsumexp(1)",
+                "log_s = nu.log() - (log_q + log_first[:, None]).logsumexp(0)",
             ),
             (
-                "log_sigma = nu.log() - (log_q + log_delta[:, None]).logsumexp(0)",
-                "log_delta = log_first = mu.log() - (log_q + log_sigma).logsumexp(1)",
+                "log_s = nu.log() - (log_q + log_d[:, None]).logsumexp(0)",
+                "log_d = log_first = mu.log() - (log_q + log_s).logsumexp(1)",
             ),
             (
-                "log_sigma = torch.zeros_like(nu)",
-                "log_sigma = torch.zeros_like(nu); log_first = torch.zeros_like(mu)",
+                "log_s = torch.zeros_like(nu)",
+                "log_s = torch.zeros_like(nu); log_first = torch.zeros_like(mu)",
             ),
         ],
         "a square matrix": (
-            "return log_plan.exp()",
-            "return torch.diag(log_delta.exp()) @ (log_q + log_sigma).exp()",
+            "return log_t.exp()",
+            "return torch.diag(log_d.exp()) @ (log_q + log_s).exp()",
         ),
-        "times the number of rows": ("return log_plan.exp()", "return len(mu) * log_plan.exp()"),
+        "times the number of rows": ("return log_t.exp()", "return len(mu) * log_t.exp()"),
     },
     "potentials": {
         "sums of exponentials": (
             "((g - cost) / epsilon).logsumexp(1)",
             "((g - cost) / epsilon).exp().sum(1).log()",
         ),
-        "rows alone": ("g = epsilon * (nu.log()", "h = epsilon * (nu.log()"),
+        "rows alone": ("g = epsilon * (\n", "h = epsilon * (\n"),
         "the other axis": ("logsumexp(1)", "logsumexp(0)"),
         "epsilon missing outside": ("f = epsilon * (", "f = ("),
         "epsilon missing inside": ("((g - cost) / epsilon)", "(g - cost)"),

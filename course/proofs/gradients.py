@@ -216,7 +216,7 @@ ADD = "parameter.grad = grad.clone() if old is None else old + grad"
 
 BUGS = {
     "projected": {
-        "one after the other": (LESS_B, "b.double() - ab / aa * new_a[-1].double()"),
+        "one after the other": (LESS_B, "b.double() - ab / aa * x"),
         "by its own norm": [
             (LESS_A, "a.double() - ab / aa * b.double()"),
             (LESS_B, "b.double() - ab / bb * a.double()"),
@@ -237,8 +237,8 @@ BUGS = {
             "a.double().flatten(), b.double().flatten()",
             "a.flatten(), b.flatten()",
         ),
-        "float64 comes back": (".to(a.dtype) if both", " if both"),
-        "the partner's absence is zero": ("if both else b", "if both else None"),
+        "float64 comes back": ("x.to(a.dtype)", "x"),
+        "the partner's absence is zero": ("new_b.append(b)", "new_b.append(b if both else None)"),
         "those without a partner count": (
             "aa = sum(a @ a for a, _ in pairs)",
             "aa = sum(a.double().flatten() @ a.double().flatten() for a in grads_a if a is not None)",
@@ -264,7 +264,7 @@ def projected(grads_a, grads_b):
 """,
     },
     "backward_both": {
-        "the graph is gone": ("retain_graph=True, ", ""),
+        "the graph is gone": ("retain_graph=True, **some", "**some"),
         "replaces .grad": (ADD, "parameter.grad = grad.clone()"),
         "the first gradient alone": ("for grad in new:", "for grad in new[:1]:"),
         "no projection": ("*projected(a, b)", "a, b"),
@@ -284,8 +284,8 @@ def projected(grads_a, grads_b):
         ),
         "the dot product": ("/ (flat_a.norm() * flat_b.norm())", ""),
         "the cosine after": (
-            "shared = [(x, y) for x, y in zip(a, b)",
-            "shared = [(x, y) for x, y in zip(*projected(a, b))",
+            "for x, y in zip(a, b)\n",
+            "for x, y in zip(*projected(a, b))\n",
         ),
         "a tensor for a number": (").item()", ")"),
         "one norm": ("(flat_a.norm() * flat_b.norm())", "flat_a.norm() ** 2"),
