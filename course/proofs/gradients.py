@@ -212,7 +212,7 @@ def joint_step(grads_a, grads_b, rows):
 
 LESS_A = "a.double() - ab / bb * b.double()"
 LESS_B = "b.double() - ab / aa * a.double()"
-ADD = "parameter.grad = grad.clone() if old is None else old + grad"
+ADD = "new = grad.clone() if old is None else old + grad"
 
 BUGS = {
     "projected": {
@@ -264,9 +264,9 @@ def projected(grads_a, grads_b):
 """,
     },
     "backward_both": {
-        "the graph is gone": ("retain_graph=True, **some", "**some"),
-        "replaces .grad": (ADD, "parameter.grad = grad.clone()"),
-        "the first gradient alone": ("for grad in new:", "for grad in new[:1]:"),
+        "the graph is gone": ("**keep", "**some"),
+        "replaces .grad": (ADD, "new = grad.clone()"),
+        "the first gradient alone": ("for grad in both:", "for grad in both[:1]:"),
         "no projection": ("*projected(a, b)", "a, b"),
         "one backward for both": (
             "b = torch.autograd.grad(loss_b",
@@ -276,11 +276,11 @@ def projected(grads_a, grads_b):
             "a = torch.autograd.grad(loss_a",
             "a = torch.autograd.grad(loss_b",
         ),
-        "parameters of one loss dropped": ("if grad is not None:", "if None not in new:"),
+        "parameters of one loss dropped": ("if grad is not None:", "if None not in both:"),
         "zeros where no loss reaches": (
-            "for grad in new:",
+            "for grad in both:",
             "parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad"
-            "\n        for grad in new:",
+            "\n        for grad in both:",
         ),
         "the dot product": ("/ (flat_a.norm() * flat_b.norm())", ""),
         "the cosine after": (
@@ -289,8 +289,8 @@ def projected(grads_a, grads_b):
         ),
         "a tensor for a number": (").item()", ")"),
         "one norm": ("(flat_a.norm() * flat_b.norm())", "flat_a.norm() ** 2"),
-        "half": (ADD, "parameter.grad = grad / 2 if old is None else old + grad / 2"),
-        "sign": (ADD, "parameter.grad = -grad if old is None else old - grad"),
+        "half": (ADD, "new = grad / 2 if old is None else old + grad / 2"),
+        "sign": (ADD, "new = -grad if old is None else old - grad"),
         "takes a step": (ADD, ADD + "; parameter.data -= 0.1 * grad"),
         "the mean of cosines": (
             "cosine = (flat_a @ flat_b / (flat_a.norm() * flat_b.norm())).item()",
