@@ -198,7 +198,7 @@ BUGS = {
             "((g - cost) / epsilon).logsumexp(1)",
             "((g - cost) / epsilon).exp().sum(1).log()",
         ),
-        "rows alone": ("g = epsilon * (\n", "h = epsilon * (\n"),
+        "rows alone": ("g = epsilon * (nu.log()", "h = epsilon * (nu.log()"),
         "the other axis": ("logsumexp(1)", "logsumexp(0)"),
         "epsilon missing outside": ("f = epsilon * (", "f = ("),
         "epsilon missing inside": ("((g - cost) / epsilon)", "(g - cost)"),

@@ -284,8 +284,8 @@ def projected(grads_a, grads_b):
         ),
         "the dot product": ("/ (flat_a.norm() * flat_b.norm())", ""),
         "the cosine after": (
-            "for x, y in zip(a, b)\n",
-            "for x, y in zip(*projected(a, b))\n",
+            "pairs = zip(a, b)",
+            "pairs = zip(*projected(a, b))",
         ),
         "a tensor for a number": (").item()", ")"),
         "one norm": ("(flat_a.norm() * flat_b.norm())", "flat_a.norm() ** 2"),
