@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 # the environment of test-python, one a version
 OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help book html lab pdf test test-python bench env lint outputs clean
+.PHONY: help book html lab pdf test test-python bench course env lint outputs clean
 
 help:
 	@echo "make book     execute every chapter on this machine, then render the pages"
@@ -18,6 +18,7 @@ help:
 	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
 	@echo "make test-python PYTHON=python3.13   the tests of the package alone, on another Python"
 	@echo "make bench    our code beside the peers, as a table of ratios"
+	@echo "make course   prove the marker of assignments on this machine, and record the proof"
 	@echo "make outputs  execute, then keep the outputs in notebooks/ for a commit"
 	@echo "make lint     ruff and mypy only"
 	@echo "make env      the environment only"
@@ -64,6 +65,9 @@ bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.neumatch
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sequences
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.gradients
+
+course: $(VENV)/.has-book
+	$(BIN)/modalign course check --json course/proof.json
 
 env: $(VENV)/.has-book
 

@@ -23,6 +23,7 @@ import click.shell_completion
 
 from modalign import __version__
 from modalign._command import shortest_path
+from modalign.course.command import course
 
 if typing.TYPE_CHECKING:
     from modalign import rerun
@@ -214,6 +215,9 @@ _chapter = click.argument("chapter", shell_complete=_completed(_chapters))
 @click.version_option(__version__, message="%(version)s")
 def modalign() -> None:
     """Rerun chapters, and see what data there are."""
+
+
+modalign.add_command(course)
 
 
 @modalign.command("list")

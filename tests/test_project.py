@@ -35,7 +35,7 @@ FLOORS = {
     2: {"training", "metrics", "plots", "players", "records", "layers"},
     3: {"models"},
     4: {"studies"},
-    5: {"cli", "rerun", "__main__"},
+    5: {"cli", "rerun", "course", "__main__"},
 }
 METHOD_LIBRARIES = {"torch", "torchmetrics", "numpy", "jaxtyping", "beartype"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -316,10 +316,45 @@ def status_tables(root: Path, notebooks: dict[Path, Path]) -> str:
 def stage(root: Path, notebooks: dict[Path, Path], folder: Path) -> None:
     """Gather the sources of the pages in one clean folder, and write the status page."""
     pages.gather(root, notebooks, folder)
-    status = folder / "book" / "status.md"
-    if status.exists():
-        head = status.read_text(encoding="utf-8").split(STATUS_MARK)[0]
-        status.write_text(head + status_tables(root, notebooks), encoding="utf-8")
+    written = {
+        "status.md": lambda: status_tables(root, notebooks),
+        "course.md": lambda: proved(root),
+    }
+    for name, text in written.items():
+        path = folder / "book" / name
+        if path.exists():
+            head = path.read_text(encoding="utf-8").split(STATUS_MARK)[0]
+            path.write_text(head + text(), encoding="utf-8")
+
+
+def proved(root: Path) -> str:
+    """The table of the last recorded proof of the course's marker."""
+    path = root / "course" / "proof.json"
+    if not path.exists():
+        return "\nNo run is recorded.\n"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        [name, task, *(f"{each['hold']} of {each['tried']}" for each in found.values())]
+        for name, proof in held["assignments"].items()
+        for task, found in proof["tasks"].items()
+    ]
+    damage = [proof["damage"] for proof in held["assignments"].values()]
+    attacks, made = held["attacks"], held["made_by"]
+    return "\n".join(
+        [
+            table(
+                "Assignment | Task | Bugs found | Alternatives with all marks | Stubs with none",
+                rows,
+            ),
+            "",
+            f"Damaged notebooks with all marks: {sum(each['hold'] for each in damage)} of "
+            f"{sum(each['tried'] for each in damage)}. Attacks that earned, read and touched "
+            f"nothing: {attacks['hold']} of {attacks['tried']}, under {held['containment']}. "
+            f"The run took {held['seconds'] / 60:.0f} minutes ({made['machine']['processor']}, "
+            f"{made['machine']['cores']} cores, {made['date'][:10]}).",
+            "",
+        ]
+    )
 
 
 def render(root: Path, output: Path, committed: bool) -> int:
@@ -340,6 +375,7 @@ def render(root: Path, output: Path, committed: bool) -> int:
         *written_files(root / "book"),
         *written_files(root / "modalign", "*.py"),
         *written_files(root / "results"),
+        *(path for path in [root / "course" / "proof.json"] if path.exists()),
         *written_files(root / "notebooks" / "presets"),
         *written_files(root / "notebooks" / "costs"),
         *notebooks.values(),

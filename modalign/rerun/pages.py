@@ -9,8 +9,10 @@ import sys
 import typing
 from collections.abc import Mapping
 
+
 import yaml
 
+from modalign.course.source import without_markers
 from modalign.rerun import inventory, publishing, reading
 from modalign.rerun.execution import Result, glued, scratch_folder
 from modalign.rerun.freshness import written_files
@@ -113,6 +115,8 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
         target = folder / notebook.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         held = with_box(inventory.read_notebook(source), rerun_box(notebook.stem, root))
+        for cell in held.cells:
+            cell.source = without_markers(cell.source)
         nbformat.write(held, target)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 import nbformat
 
+from modalign.course.source import without_markers
 from modalign.rerun import inventory
 from modalign.rerun._yaml import read_yaml
 
@@ -154,6 +155,7 @@ def plain(
     """
     made = copy.deepcopy(notebook)
     for cell in made.cells:
+        cell.source = without_markers(cell.source)
         if cell.cell_type == "markdown":
             attached: dict[str, Path] = {}
             lines = _render(cell.source.splitlines(), known, values, attached)

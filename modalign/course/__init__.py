@@ -1,0 +1,1 @@
+"""The course: assignments from the chapters' exercises, marked where no student's code runs."""
