@@ -9,7 +9,6 @@ import sys
 import typing
 from collections.abc import Mapping
 
-
 import yaml
 
 from modalign.course.source import without_markers
