@@ -8,11 +8,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 # the environment of test-python, one a version
 OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help book html pdf test test-python bench course env lint outputs clean
+.PHONY: help book html lab pdf test test-python bench course env lint outputs clean
 
 help:
 	@echo "make book     execute every chapter on this machine, then render the pages"
 	@echo "make html     render the committed outputs, without executing"
+	@echo "make lab      open the chapters in JupyterLab, on this machine only"
 	@echo "make pdf      the committed outputs as one file, printed by a Chromium"
 	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
 	@echo "make test-python PYTHON=python3.13   the tests of the package alone, on another Python"
@@ -29,6 +30,10 @@ book: $(VENV)/.has-book
 
 html: $(VENV)/.has-book
 	$(BIN)/python tools/book.py render --committed
+
+# its port takes connections of this machine alone; LAB="--port 9000" passes flags on
+lab: $(VENV)/.has-lab
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=. $(LAB) notebooks/data.ipynb
 
 pdf: $(VENV)/.has-dev html
 	$(BIN)/python tools/pdf.py
@@ -81,4 +86,8 @@ $(VENV)/.has-book: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.has-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.has-book
+
+$(VENV)/.has-lab: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[lab]'
 	@touch $@ $(VENV)/.has-book

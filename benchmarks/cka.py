@@ -16,9 +16,11 @@ from cka import CKA as PytorchCKA
 from cka.cka import cka_from_features
 from torch import Tensor, nn
 from torch_cka import CKA as TorchCKA
+from transformers import ResNetConfig, ResNetModel
 
 from benchmarks.common import paired, parser, write
 from modalign.cka import cka, cka_matrix
+from modalign.layers import layer_cka
 
 SHAPES = [(512, 64), (512, 1024), (4096, 256), (256, 4096)]
 
@@ -177,6 +179,59 @@ def maps(repeats: int) -> list[dict]:
     return rows
 
 
+def resnet(seed: int) -> nn.Module:
+    """ResNet-18 with random weights, what the peers' own examples compare."""
+    torch.manual_seed(seed)
+    return ResNetModel(
+        ResNetConfig(
+            embedding_size=64,
+            hidden_sizes=[64, 128, 256, 512],
+            depths=[2, 2, 2, 2],
+            layer_type="basic",
+        )
+    ).eval()
+
+
+def loaders(repeats: int) -> list[dict]:
+    """Maps of two networks over a loader, by the names of 8 blocks of each."""
+    networks = resnet(0), resnet(1)
+    names = [f"encoder.stages.{stage}.layers.{layer}" for stage in range(4) for layer in range(2)]
+    inputs = torch.randn(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs), batch_size=64)
+    found: dict[str, Tensor] = {}
+
+    def ours() -> None:
+        found["ours"] = layer_cka(networks[0], data, other=networks[1], layers=names).matrix
+
+    def pytorch_cka() -> None:
+        with torch.no_grad(), PytorchCKA(*networks, layers=names, device="cpu") as peer:
+            found["pytorch-cka"] = peer._compare([(batch[0]) for batch in data], progress=False)
+
+    def torch_cka() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peer = TorchCKA(*networks, "a", "b", names, names)
+        with torch.no_grad(), contextlib.suppress(AssertionError):
+            peer.compare(data)
+        found["torch_cka"] = peer.hsic_matrix
+        for network in networks:
+            for module in network.modules():
+                module._forward_hooks.clear()
+
+    calls = {"ours": ours, "pytorch-cka": pytorch_cka, "torch_cka": torch_cka}
+    seconds = paired(calls, repeats, "ResNet-18, 256 pictures")
+    return [
+        {
+            "case": "loader ResNet-18",
+            "peer": peer,
+            "ours_ms": 1e3 * seconds["ours"],
+            "peer_ms": 1e3 * seconds[peer],
+            "ratio": seconds[peer] / seconds["ours"],
+        }
+        for peer in ("pytorch-cka", "torch_cka")
+    ]
+
+
 def show(rows: list[dict]) -> str:
     lines = [
         f"{'case':36} {'peer':26} {'ours ms':>9} {'peer ms':>9} {'ratio':>6}  error ours / peer"
@@ -193,6 +248,7 @@ def show(rows: list[dict]) -> str:
 def main() -> None:
     arguments = parser(__doc__, repeats=15).parse_args()
     rows = losses(arguments.repeats) + maps(arguments.repeats)
+    rows += loaders(max(1, arguments.repeats // 5))
     print(show(rows))
     write(arguments.json, rows=rows)
 

@@ -437,6 +437,35 @@ def _compare(a: str, b: str) -> None:
     print(rerun.compare(a, b))
 
 
+@modalign.command("claims")
+@click.option("--paper", metavar="KEY", help="Of one paper: cka, gradients, codis or neumatch.")
+@click.option("--json", "as_json", is_flag=True, help="All that is known of each, as JSON.")
+def _claims(paper: str | None, as_json: bool) -> None:
+    """What became of each claim of the papers.
+
+    Verdicts are computed from the recorded tables.
+    """
+    from modalign.studies import ledger
+
+    table = ledger.ledger()
+    if paper is not None:
+        table = ledger.of_paper(table, paper)
+    if as_json:
+        print(table.to_json(orient="records", indent=2, force_ascii=False))
+        return
+    for row in table.to_dict("records"):
+        found = "exploratory" if row["exploratory"] else ""
+        print(f"{row['symbol']} {row['id']:<4} {row['verdict']}{found and f' ({found})'}")
+        _paragraph("says", f"{row['says']} ({row['where']}: {row['printed']})")
+        _paragraph("ours", row["value"])
+        if row["seeds"] == row["seeds"] and row["seeds"] is not None:
+            _paragraph("seeds", f"about {int(row['seeds'])} would decide it")
+        _paragraph("page", row["chapter"].partition("#")[0])
+        print()
+    counts = ledger.scoreboard(table).loc["all"]
+    print(", ".join(f"{kind}: {number}" for kind, number in counts.items() if number))
+
+
 @modalign.group("data")
 def _data() -> None:
     """The data sets."""

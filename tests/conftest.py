@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from modalign.rerun import pages
 from tests._groups import FIRST, Groups
 
 pytest.register_assert_rewrite("tests._asserts")
@@ -63,7 +64,6 @@ def _same_arithmetic():
     assert arithmetic() == before, "the test left the process with other settings"
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # a browser of a test neither shares a sandbox with the system nor looks for updates
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -73,10 +73,10 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = pages.browser()
     if path is None and not os.environ.get("MODALIGN_NEEDS_BROWSER"):
-        pytest.skip(f"no browser to look at the pages with: none of {', '.join(BROWSERS)}")
-    assert path, f"none of {', '.join(BROWSERS)} is installed"
+        pytest.skip(f"no browser to look at the pages with: none of {', '.join(pages.BROWSERS)}")
+    assert path, f"none of {', '.join(pages.BROWSERS)} is installed"
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=path, args=FLAGS)

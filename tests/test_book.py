@@ -164,6 +164,19 @@ def test_pages_look_right_offline(html, browser, scheme, width):
     assert not faults
 
 
+def test_search_results_have_excerpts_on_disk(html, browser):
+    context, found = browser.new_context(offline=True), []
+    tab = context.new_page()
+    tab.on("console", lambda m: found.append(m.text) if m.type in ("error", "warning") else None)
+    tab.goto((html / "search.html").as_uri() + "?q=permutations")
+    tab.wait_for_selector("#search-results li p.context", timeout=60_000)
+    told = tab.locator("#search-results li").all_inner_texts()
+    context.close()
+    (codebook,) = [each for each in told if "Codebook" in each]
+    assert "One may try all" in codebook
+    assert not found
+
+
 def test_the_front_door_leads_to_the_introduction(html, browser):
     tab = browser.new_page()
     tab.goto((html / "index.html").as_uri())

@@ -32,7 +32,7 @@ FLOORS = {
         "curriculum",  # and gradients.py
         "data",
     },
-    2: {"training", "metrics", "plots", "players", "records"},
+    2: {"training", "metrics", "plots", "players", "records", "layers"},
     3: {"models"},
     4: {"studies"},
     5: {"cli", "rerun", "course", "__main__"},
@@ -124,6 +124,16 @@ def test_constraints_fit_every_build_and_leave_python_310_to_the_floors():
         assert constraint.marker.evaluate({"python_version": "3.11"})
 
 
+def test_one_setting_says_where_the_project_is():
+    config = yaml.safe_load(read("_config.yml"))
+    urls = project().get("urls", {})
+    assert urls.get("Repository", "") == config["repository"]["url"]
+    assert urls.get("Documentation", "") == config["html"]["baseurl"]
+    assert yaml.safe_load(read("CITATION.cff")).get("repository-code", "") == urls.get(
+        "Repository", ""
+    )
+
+
 def test_citation_names_this_version_and_licence():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == modalign.__version__
@@ -184,6 +194,18 @@ def test_help_lists_every_verb():
     assert verbs == set(re.findall(r'@echo "make ([a-z-]+)', makefile))
 
 
+def test_lab_listens_on_this_machine_alone_and_has_what_renders_the_chapters():
+    command = ["make", "-n", "lab", "LAB=--port 9000"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (started,) = [line for line in said.splitlines() if "-m jupyterlab" in line]
+    assert "--ip=127.0.0.1" in started
+    assert "--port 9000" in started
+    assert (ROOT / started.split()[-1]).exists()
+    assert "pip install" not in said or "'.[lab]'" in said
+    needed = {Requirement(each).name for each in project()["optional-dependencies"]["lab"]}
+    assert {"jupyterlab", "jupyterlab-myst"} <= needed
+
+
 def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
     command = ["make", "-n", "test-python", f"PYTHON={sys.executable}"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -225,15 +247,33 @@ def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
         os.kill(int(child), 0)
 
 
-def test_no_two_sources_are_cited_by_one_name():
+def references():
     database = pytest.importorskip("pybtex.database")
-    cited = {}
-    for key, entry in database.parse_file(str(ROOT / "book" / "references.bib")).entries.items():
-        names = [" ".join(each.prelast_names + each.last_names) for each in entry.persons["author"]]
-        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-        cited.setdefault((who, entry.fields["year"]), []).append(key)
-    assert cited
-    assert not {name: keys for name, keys in cited.items() if len(keys) > 1}
+    return database.parse_file(str(ROOT / "book" / "references.bib")).entries
+
+
+def test_no_two_sources_have_one_label():
+    from modalign.rerun.bibliography import Labels
+
+    entries = references()
+    labels = list(Labels().format_labels(entries.values()))
+    assert "You et al., 2020" in labels
+    assert {label for label in labels if labels.count(label) > 1} == set()
+
+
+def test_every_source_is_cited_and_every_citation_has_its_source():
+    cited = set()
+    for path in (*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("book/**/*.md")):
+        for keys in re.findall(r"{cite:[pt]}`([^`]+)`", path.read_text(encoding="utf-8")):
+            cited |= {key.strip() for key in keys.split(",")}
+    assert cited == set(references())
+
+
+def test_no_letter_is_in_two_rows_of_one_table_of_the_notation():
+    for section in read("book/notation.md").split("\n## ")[1:]:
+        rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| $")]
+        letters = [each for row in rows for each in re.findall(r"\$[^$]+\$", row)]
+        assert len(letters) == len(set(letters)), section.splitlines()[0]
 
 
 def test_readme_opens_with_the_two_commands_and_a_picture():
@@ -243,6 +283,38 @@ def test_readme_opens_with_the_two_commands_and_a_picture():
         "make test",
     ]
     assert read("README.md").index("make book") < read("README.md").index("![")
+
+
+def test_the_findings_of_the_readme_are_those_of_the_tables():
+    text = " ".join(read("README.md").split())
+    records = pytest.importorskip("modalign.records")
+    metrics = pytest.importorskip("modalign.metrics")
+    photographs = records.load("codis/flickr8k")
+    towers = photographs.pivot(index="seed", columns="row", values="tower_recall_at_10")
+    gain = metrics.difference(towers["intra + cross + codebook"], towers["intra + cross"])
+    assert f"in {gain:.2f} points more" in text
+    assert gain.low > 0
+    whole = metrics.difference(towers["intra + cross + codebook"], towers["cross"])
+    assert f"the whole method is at {whole:.2f}, which decides nothing" in text
+    assert whole.low < 0 < whole.high
+    assert f"({photographs.seed.nunique()} seeds, trained from scratch)" in text
+    toy = records.load("codebook/switches").groupby("row").recall_at_1.mean()
+    assert f"finds {toy['adopted']:.1f}% of the partners" in text
+    assert f"by the letter finds {toy['as printed']:.1f}%" in text
+    assert toy["as printed"] < 2 * 100 / 500  # that of 500 candidates
+    captions = records.load("captioning/flickr8k")
+    last = captions[captions.epoch == captions.groupby(["row", "seed"]).epoch.transform("max")]
+    mean = last.groupby("row")[["cka", "cka_shuffled", "cka_debiased"]].mean()
+    without, with_term = mean.loc["without"], mean.loc["0.1, biased"]
+    for measure, said in (("cka", "raises CKA"), ("cka_shuffled", "*other* pictures,")):
+        assert f"{said} from {without[measure]:.3f} to {with_term[measure]:.3f}" in text
+    assert "Debiased CKA stays within 0.001 of zero, with the term and without" in text
+    assert abs(without.cka_debiased) < 0.001 > abs(with_term.cka_debiased)
+    averages = records.load("gradients/averaging").query("row == 'trained, half aligned'")
+    conflicts = averages.groupby("size").conflicts.mean()
+    assert f"{conflicts[1]:.0f}% of the single clips" in text
+    assert f"{conflicts[32]:.0f}% of the means over 32 clips" in text
+    assert conflicts[256] == 0
 
 
 def test_the_examples_of_the_readme_run_one_after_another(tmp_path, monkeypatch):

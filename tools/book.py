@@ -24,7 +24,7 @@ import typing
 
 import nbformat
 
-from modalign.rerun import execution, inventory, pages, plain
+from modalign.rerun import execution, inventory, pages
 from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import chapter_key, digest
 from modalign.rerun.inventory import notebooks as chapters
@@ -237,12 +237,13 @@ def table(header: str, rows: list[list[typing.Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def origin(record: dict[str, typing.Any]) -> list[str]:
-    """Where and when a record was made, as cells of a table."""
+def origin(record: dict[str, typing.Any], machines: dict[str, str]) -> list[str]:
+    """Where and when a record was made, as cells of a table; a machine is named by its number."""
     machine = record["machine"]
     device = "" if record["device"] == "cpu" else f", {record['device']}"
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}{device}"
-    return [where, record["date"][:10], commit_text(record)]
+    number = machines.setdefault(where, str(len(machines) + 1))
+    return [number, record["date"][:10], commit_text(record)]
 
 
 def commit_text(record: dict[str, typing.Any]) -> str:
@@ -280,18 +281,21 @@ def status_tables(root: Path, notebooks: dict[Path, Path]) -> str:
     """What the stamps of the chapters and of the recorded runs say, as tables."""
     stamps = {n: stamp(source) for n, source in notebooks.items() if "key" in stamp(source)}
     times, recorded = [], []
+    machines: dict[str, str] = {}
     for notebook, held in stamps.items():
         link = f"{{doc}}`/{notebook.relative_to(root).with_suffix('').as_posix()}`"
         cost = [f"{held['seconds']:.0f}&nbsp;s", f"{held['peak_memory_mib']}&nbsp;MiB"]
         current = "yes" if held["key"] == chapter_key(root, notebook) else "no"
-        times.append([link, *cost, *origin(held), current])
+        times.append([link, *cost, *origin(held, machines), current])
     for path in sorted((root / "results").rglob("*.json")):
         name = path.relative_to(root / "results").with_suffix("").as_posix()
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
             seeds = held["parameters"].get("seeds", held["parameters"].get("seed", "none"))
             seeds = ", ".join(map(str, seeds)) if isinstance(seeds, list) else seeds
-            recorded.append([f"`{name}`", seeds, f"{held['seconds']:.0f}&nbsp;s", *origin(held)])
+            recorded.append(
+                [f"`{name}`", seeds, f"{held['seconds']:.0f}&nbsp;s", *origin(held, machines)]
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path}: expected the provenance of a recorded table") from None
     where = "Machine | Date | Commit"
@@ -299,6 +303,8 @@ def status_tables(root: Path, notebooks: dict[Path, Path]) -> str:
         [
             "## Running times\n",
             table(f"Chapter | Time | Peak memory | {where} | Of this source", times),
+            "## Machines\n",
+            table("Number | Machine", [[number, where] for where, number in machines.items()]),
             "## Versions\n",
             table("Library | Version", versions(stamps)),
             "## Recorded runs\n",
@@ -351,15 +357,6 @@ def proved(root: Path) -> str:
     )
 
 
-def write_downloads(root: Path, notebooks: dict[Path, Path], folder: Path) -> None:
-    """What a page's download button gives: the chapter, for any notebook program."""
-    known = plain.names(root)
-    for notebook, source in notebooks.items():
-        held = inventory.read_notebook(source)
-        made = plain.plain(held, execution.glued(held), known, notebook.parent)
-        write_notebook(made, folder / notebook.relative_to(root))
-
-
 def render(root: Path, output: Path, committed: bool) -> int:
     """Make the pages in ``output/_build/html``; any warning is an error.
 
@@ -397,7 +394,7 @@ def render(root: Path, output: Path, committed: bool) -> int:
         if pages.build(source, output, "-W", "--keep-going") != 0:
             print("\nThe pages were not made: see the warnings above; each is an error.")
             return 1
-        write_downloads(root, notebooks, html / "_sources")
+        pages.write_downloads(root, notebooks, html / "_sources")
         done.write_text(inputs)
     print(f"Open {(html / 'index.html').as_uri()}")
     return 0

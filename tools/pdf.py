@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import shutil
 import sys
 import urllib.parse
 
@@ -19,8 +18,9 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Error, sync_playwright
 
+from modalign.rerun.pages import BROWSERS, browser
+
 Path = pathlib.Path
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT = 300_000  # milliseconds; all equations of the book are set at once
 FOOTER = (
     '<div style="font-size: 8px; width: 100%; text-align: center">'
@@ -209,7 +209,7 @@ def printed(document: Path, target: Path) -> None:
     Raises:
         RuntimeError: where no Chromium is found, or it fails; says why.
     """
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = browser()
     try:
         with sync_playwright() as driver:
             opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])

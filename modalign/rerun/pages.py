@@ -9,9 +9,11 @@ import sys
 import typing
 from collections.abc import Mapping
 
+import yaml
+
 from modalign.course.source import without_markers
-from modalign.rerun import inventory
-from modalign.rerun.execution import Result, scratch_folder
+from modalign.rerun import inventory, publishing, reading
+from modalign.rerun.execution import Result, glued, scratch_folder
 from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import Folder
 
@@ -19,7 +21,14 @@ if typing.TYPE_CHECKING:
     import nbformat
 
 Path = pathlib.Path
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Names of the browser that prints the pages, and that tests look at them with."""
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+
+
+def browser() -> str | None:
+    """Where the first of :data:`BROWSERS` is; None if there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def rerun_box(chapter: str, root: Path) -> str:
@@ -69,6 +78,18 @@ def with_box(notebook: nbformat.NotebookNode, box: str) -> nbformat.NotebookNode
     return notebook
 
 
+def configuration(root: Path) -> publishing.Config:
+    """What ``_config.yml`` says.
+
+    Raises:
+        ValueError: where it is no mapping.
+    """
+    held = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError(f"_config.yml: expected a mapping, got {type(held).__name__}")
+    return held
+
+
 def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
     """Copy what the pages are made of into a clean folder.
 
@@ -81,8 +102,10 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(root / name, folder / name)
+    shutil.copy(root / "_toc.yml", folder / "_toc.yml")
+    config = publishing.with_buttons(configuration(root))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "_config.yml").write_text(text, encoding="utf-8")
     for page in written_files(root / "book"):
         target = folder / page.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +119,35 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
         nbformat.write(held, target)
 
 
+def write_downloads(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
+    """What a page's download button gives: the chapter, for any notebook program.
+
+    Args:
+        root: the book.
+        sources: for each notebook of the book, the executed one to give.
+        folder: ``_sources`` of the pages.
+    """
+    import nbformat
+
+    from modalign.rerun import plain
+
+    known = plain.names(root)
+    for notebook, source in sources.items():
+        held = inventory.read_notebook(source)
+        made = plain.plain(held, glued(held), known, notebook.parent)
+        text = nbformat.writes(made, version=4) + "\n"
+        inventory.write_whole(folder / notebook.relative_to(root), text)
+
+
 def build(source: Path, output: Path, *options: str) -> int:
     """Build the pages of a gathered folder in ``output/_build/html``; the exit status."""
     arguments = ["build", source, "--path-output", output, "--all", "-q", *options]
-    return subprocess.run([sys.executable, "-c", BUILD, *map(str, arguments)]).returncode
+    status = subprocess.run([sys.executable, "-c", BUILD, *map(str, arguments)]).returncode
+    if status == 0:
+        html = output / "_build" / "html"
+        reading.write_excerpts(html)
+        publishing.announce(html, configuration(source))
+    return status
 
 
 def page(result: Result, *, root: Folder | None = None) -> Path:
@@ -119,7 +167,9 @@ def page(result: Result, *, root: Folder | None = None) -> Path:
         gather(folder, shown, Path(scratch) / "source")
         if build(Path(scratch) / "source", Path(scratch)) != 0:
             raise RuntimeError(f"page: {result.folder} cannot be rendered: see above")
+        html = Path(scratch) / "_build" / "html"
+        write_downloads(folder, shown, html / "_sources")
         target = result.folder / "html"
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(Path(scratch) / "_build" / "html", target)
+        shutil.copytree(html, target)
     return (target / chapter.relative_to(folder)).with_suffix(".html").resolve()

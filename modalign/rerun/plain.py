@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import html
 import pathlib
 import re
@@ -56,7 +57,15 @@ class Directive(typing.NamedTuple):
 
 
 def names(root: Path) -> Names:
-    """What the book in a folder has to refer to."""
+    """What the book in a folder has to refer to; read again if a file of it has changed."""
+    files = [root / "_config.yml", root / "book" / "references.bib", *inventory.notebooks(root)]
+    files += sorted((root / "book").rglob("*.md"))
+    there = [each for each in files if each.exists()]
+    return _names(root, tuple((each, each.stat().st_mtime_ns) for each in there))
+
+
+@functools.lru_cache(maxsize=1)
+def _names(root: Path, files: tuple[tuple[Path, int], ...]) -> Names:
     labels: dict[str, str] = {}
     titles = {}
     for page in sorted((root / "book").rglob("*.md")):

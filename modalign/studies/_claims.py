@@ -84,6 +84,39 @@ def judged(
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 
+class Reading(NamedTuple):
+    """What was found of a claim in one reading.
+
+    Attributes:
+        claim: its id.
+        name: of the reading.
+        declared: the claim, as it is read here.
+        found: the interval of the paired differences.
+        pairs: how many there are.
+    """
+
+    claim: str
+    name: str
+    declared: Claim
+    found: Interval
+    pairs: int
+
+
+def told(readings: Iterable[Reading]) -> pd.DataFrame:
+    """The rows of :func:`judged`, each beside what its claim declares.
+
+    Returns:
+        Those columns, and ``says``, ``paper``, ``measure``, ``contrast``, ``budget``, ``table`` and
+        ``exploratory``.
+    """
+    rows = []
+    for claim, name, declared, found, pairs in readings:
+        row = judged({claim: declared}, [(claim, name, found, pairs)])
+        about = {k: v for k, v in declared._asdict().items() if k not in ("smallest", "denies")}
+        rows.append(row.assign(**about))
+    return pd.concat(rows, ignore_index=True)
+
+
 def decided(rows: pd.DataFrame) -> pd.DataFrame:
     """One verdict a claim over its readings, beside how many readings had which.
 

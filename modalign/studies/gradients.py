@@ -25,7 +25,7 @@ paper.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -34,10 +34,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalign import records
 from modalign._checks import require_choice, require_positive
 from modalign.gradients import GradientCurriculum, harmonized_backward, sample_cosines
-from modalign.metrics import Interval, difference, retrieval, seed_interval
+from modalign.metrics import difference, retrieval, seed_interval
 from modalign.studies import _sweep
+from modalign.studies._claims import Claim, Reading, decided, told
 from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
 
@@ -117,6 +119,41 @@ CONTRASTS: dict[str, tuple[str, str]] = {
     "sample skips": ("curriculum, samples", "random, samples"),
 }
 MEASURE, SMALLEST = "recall_at_1", 2.0
+BUDGET = "the same data, steps and seeds; none was tuned"
+NOT_PRINTED = "none: of the toy alone"
+DECLARED: dict[str, Claim] = {
+    "averaging": Claim(
+        says="the share of conflicts is more decided in averages of 128 clips than in single ones",
+        paper=NOT_PRINTED,
+        measure="distance of the share of conflicts from 50%, in points",
+        contrast="subsets of 128 minus single clips",
+        budget=BUDGET,
+        smallest=10.0,
+        table="gradients/averaging",
+    ),
+    "proxy": Claim(
+        says="the cosine by features tells that by weights",
+        paper=NOT_PRINTED,
+        measure="Spearman's correlation of the two over single clips",
+        contrast="the correlation minus 0.5",
+        budget=BUDGET,
+        smallest=0.1,
+        table="gradients/averaging",
+    ),
+    **{
+        claim: Claim(
+            says=f"{better} beats {worse}",
+            paper=NOT_PRINTED,
+            measure=MEASURE,
+            contrast=f"{better} minus {worse}",
+            budget=BUDGET,
+            smallest=SMALLEST,
+            table="gradients/rules",
+        )
+        for claim, (better, worse) in CONTRASTS.items()
+    },
+}
+"""The claims of the toy; of the first two a reading is a row of :data:`AVERAGED`."""
 
 
 class Losses(NamedTuple):
@@ -387,36 +424,53 @@ def record(
         )
 
 
-def averaging_claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The contrast of sizes and the proxy's correlation, with interval and verdict, row by row."""
-    found = []
+def _averaging_readings(table: pd.DataFrame) -> Iterator[Reading]:
     for row, part in table.groupby("row", sort=False):
-        decided = (part.assign(d=(part.conflicts - 50).abs())).pivot(
+        apart = (part.assign(d=(part.conflicts - 50).abs())).pivot(
             index="seed", columns="size", values="d"
         )
-        sizes = difference(decided[128].to_dict(), decided[1].to_dict())
+        sizes = difference(apart[128].to_dict(), apart[1].to_dict())
         proxy = seed_interval(part[part["size"] == 1].proxy - 0.5)
-        found.append(_judged("averaging", row, sizes, 10.0))
-        found.append(_judged("proxy", row, proxy, 0.1))
-    return pd.DataFrame(found)
+        for claim, found in (("averaging", sizes), ("proxy", proxy)):
+            yield Reading(claim, str(row), DECLARED[claim], found, len(apart))
+
+
+def _rule_readings(table: pd.DataFrame) -> Iterator[Reading]:
+    runs = {row: part.set_index("seed")[MEASURE] for row, part in table.groupby("row")}
+    for claim, (better, worse) in CONTRASTS.items():
+        found = difference(runs[better].to_dict(), runs[worse].to_dict())
+        declared = DECLARED[claim]
+        yield Reading(claim, declared.contrast, declared, found, len(runs[better]))
+
+
+SHOWN = ["claim", "contrast", "smallest", "mean", "low", "high", "verdict"]
+
+
+def averaging_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The contrast of sizes and the proxy's correlation, with interval and verdict, row by row."""
+    rows = told(_averaging_readings(table))
+    return rows.assign(contrast=rows.reading)[SHOWN]
 
 
 def rule_claims(table: pd.DataFrame) -> pd.DataFrame:
     """The paired difference of each contrast in R@1, with interval and verdict."""
-    runs = {row: part.set_index("seed")[MEASURE] for row, part in table.groupby("row")}
-    return pd.DataFrame(
-        [
-            _judged(
-                name,
-                f"{better} minus {worse}",
-                difference(runs[better].to_dict(), runs[worse].to_dict()),
-                SMALLEST,
-            )
-            for name, (better, worse) in CONTRASTS.items()
-        ]
-    )
+    return told(_rule_readings(table))[SHOWN]
 
 
-def _judged(claim: str, contrast: Any, interval: Interval, smallest: float) -> dict[str, Any]:
-    named = {"claim": claim, "contrast": contrast, "smallest": smallest}
-    return {**named, **interval._asdict(), "verdict": interval.verdict(paper=1, smallest=smallest)}
+def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """What the recorded tables say of every claim of the toy, in each of its readings.
+
+    Args:
+        folder: results folder; the book's by default.
+
+    Returns:
+        The rows of :func:`modalign.studies._claims.told`.
+    """
+    found = _averaging_readings(records.load("gradients/averaging", folder=folder))
+    rules = _rule_readings(records.load("gradients/rules", folder=folder))
+    return told([*found, *rules])
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """One verdict a claim of the toy, over its :func:`readings`; none is of the paper's claims."""
+    return decided(readings(folder))

@@ -560,8 +560,12 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
     return pd.concat(rows, ignore_index=True)
 
 
-def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+def readings(folder: str | pathlib.Path | None = None, *, first: bool = False) -> pd.DataFrame:
     """:func:`claims` on the table of the fair grid, and on the older one until that is recorded.
+
+    Args:
+        folder: results folder; the book's by default.
+        first: read the older one in any case.
 
     Returns:
         The rows of :func:`claims`, with ``fair``, ``table``, and ``budget``, what both sides got.
@@ -569,7 +573,7 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     found = []
     for name in ("pace", "norms"):
-        fair = (root / f"sequences/fair-{name}.json").exists()
+        fair = not first and (root / f"sequences/fair-{name}.json").exists()
         table = records.load(f"sequences/{'fair-' if fair else ''}{name}", folder=folder)
         offered = {len(rates) for rates in table.attrs["parameters"]["rates"].values()}
         trials = " or ".join(map(str, sorted(offered)))
@@ -584,9 +588,9 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     return rows.sort_values("claim", kind="stable", ignore_index=True)
 
 
-def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+def verdicts(folder: str | pathlib.Path | None = None, *, first: bool = False) -> pd.DataFrame:
     """One verdict a claim, over its :func:`readings`."""
-    return decided(readings(folder))
+    return decided(readings(folder, first=first))
 
 
 def at_an_end(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Chapters for any notebook program: no markup left, and numbers where the pages have them."""
 
+import os
 import pathlib
 import re
 
@@ -121,6 +122,20 @@ def test_a_folder_without_a_book_has_no_names(tmp_path):
     contents = "format: jb-book\nroot: intro\nparts:\n  - chapters:\n      - file: other\n"
     (tmp_path / "_toc.yml").write_text(contents)
     assert names(tmp_path) == Names({}, {}, {}, {})
+
+
+def test_names_are_read_once_and_again_after_a_change(tiny_book, monkeypatch):
+    root = tiny_book("seed")
+    (root / "book").mkdir(exist_ok=True)
+    page = root / "book" / "a.md"
+    page.write_text("# Before\n")
+    assert names(root).pages["book/a"] == "Before"
+    monkeypatch.setattr(inventory, "read_notebook", lambda path: pytest.fail("read again"))
+    assert names(root) is names(root)
+    monkeypatch.undo()
+    page.write_text("# After a change\n")
+    os.utime(page, ns=(0, 0))
+    assert names(root).pages["book/a"] == "After a change"
 
 
 def test_accents_of_the_bibliography_are_letters():

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from modalign import cli, rerun
-from modalign.rerun import execution, pages
+from modalign.rerun import execution, inventory, pages
 from modalign.rerun.inventory import Parameter
 
 NASTY = [
@@ -734,9 +734,16 @@ def test_the_box_follows_the_parameters():
 
 def test_html_renders_the_run_as_a_page(tiny_book, capsys):
     root = tiny_book("print(seed + 41)")
+    chapter = root / "notebooks" / "tiny.ipynb"
+    held = inventory.read_notebook(chapter)
+    held.cells.insert(0, nbformat.v4.new_markdown_cell("# Tiny\n\nSee {doc}`tiny`."))
+    nbformat.write(held, chapter)
     (root / "_config.yml").write_text("title: tiny\nexecute: {execute_notebooks: 'off'}\n")
     assert cli.main(["run", "tiny", "--seed", "1", "--html"]) == 0
     (page,) = (root / "runs").glob("tiny-*/html/notebooks/tiny.html")
     assert f"Open {page.as_uri()}" in capsys.readouterr().out
     assert "Rerun this chapter" in page.read_text()
     assert "42" in page.read_text()
+    download = inventory.read_notebook(page.parents[1] / "_sources" / "notebooks" / "tiny.ipynb")
+    assert [c.source for c in download.cells if "See" in c.source] == ["# Tiny\n\nSee “Tiny”."]
+    assert "42\n" in [each.get("text") for c in download.cells for each in c.get("outputs", [])]

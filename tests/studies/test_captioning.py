@@ -11,6 +11,7 @@ import torch
 from modalign import records
 from modalign.data import shapes
 from modalign.metrics import caption_scores, caption_tokens, pointing_game
+from modalign.studies._seen import as_seen
 from modalign.studies.captioning import figures, pictures, recording, training
 from modalign.studies.captioning.setting import (
     CLAIMS,
@@ -185,7 +186,7 @@ def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
         weights += grad[0].square().sum(0)
     centre = (weights.sum(0) * torch.arange(32)).sum() / weights.sum()
     o = shapes.Object("star", "red", 0.08, float(centre + 0.5) / 32, 0.5)  # pixels' middles
-    seen = training.as_seen(shapes.Scene((o,)), setting()).objects[0]
+    seen = as_seen(shapes.Scene((o,)), 32, 4).objects[0]
     assert 32 * seen.x == pytest.approx(4 * 4.5, abs=0.5)
     assert 32 * o.x == pytest.approx(4 * 4.5 - 1.5, abs=0.5)
 
@@ -301,8 +302,7 @@ def test_a_claim_depends_where_its_readings_differ(tmp_path):
                 table_of(effects), f"captioning/{name}", parameters={}, seconds=1.0, folder=tmp_path
             )
         found = recording.verdicts(tmp_path)
-        assert found.claim.tolist() == ["c7", "c8", "c36"]
-        assert found.dataset.tolist() == ["flickr8k", "flickr8k", "shapes"]
+        assert found.index.tolist() == ["c7", "c8", "c36"]
         assert found.verdict.tolist() == [expected] * 3
     (tmp_path / "captioning" / "shapes.csv").unlink()
     assert recording.verdicts(tmp_path, names=["c7", "c8"]).verdict.tolist() == ["depends"] * 2

@@ -1,7 +1,8 @@
+import pandas as pd
 import pytest
 
 from modalign.metrics import Interval
-from modalign.studies._claims import Claim, decided, judged, verdict
+from modalign.studies._claims import Claim, Reading, decided, judged, told, verdict
 
 CLAIM = Claim("a beats b", "1.0, Table 1", "recall", "a minus b", "the same", 1.0, "toy/table")
 GAIN, SAME = CLAIM._replace(denies="gain"), CLAIM._replace(denies="difference")
@@ -45,3 +46,18 @@ def test_readings_are_rows_and_a_claim_has_one_verdict():
 def test_an_undeclared_claim_is_refused():
     with pytest.raises(KeyError, match="c3"):
         judged({"c1": CLAIM}, [("c3", "any", Interval(0, -1, 1), 5)])
+
+
+def test_a_reading_is_told_with_what_its_claim_declares():
+    other = SAME._replace(smallest=2.0, table="toy/other")
+    found = [Interval(0.5, -1, 2), Interval(0, -0.1, 0.1)]
+    readings = [Reading("c1", "one", CLAIM, found[0], 5), Reading("c1", "two", other, found[1], 6)]
+    rows = told(readings)
+    each = [judged({"c1": claim}, [("c1", *rest)]) for _, claim, *rest in (
+        (r.claim, r.declared, r.name, r.found, r.pairs) for r in readings)]  # fmt: skip
+    expected = pd.concat(each, ignore_index=True)
+    pd.testing.assert_frame_equal(rows[list(expected)], expected)
+    assert rows.table.tolist() == ["toy/table", "toy/other"]
+    added = ["says", "paper", "measure", "contrast", "budget", "table", "exploratory"]
+    assert rows.columns.difference(expected.columns, sort=False).tolist() == added
+    assert decided(rows).verdict["c1"] == "depends"

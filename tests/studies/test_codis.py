@@ -1,22 +1,27 @@
 import dataclasses
+import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from modalign import records
+from modalign import records, rerun
 from modalign.data import shapes
+from modalign.metrics import Interval
 from modalign.models.codis import Codis
 from modalign.studies._schedules import share_of_rate
-from modalign.studies.codis import figures, maps, pairs, pretraining, recording, tasks
+from modalign.studies._seen import as_seen
+from modalign.studies.codis import figures, maps, pairs, pretraining, recording, setting, tasks
 from modalign.studies.codis.pairs import Epochs, Pairs
 from modalign.studies.codis.setting import (
     ALBEF,
     BASELINES,
     CLAIMS,
     DECIDED_BY,
+    DECLARED,
     FULL,
     ROWS,
     TASKS,
@@ -383,7 +388,7 @@ def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
         weights += grad[0].square().sum(0)
     centre = (weights.sum(0) * torch.arange(32)).sum() / weights.sum()
     o = shapes.Object("star", "red", 0.08, float(centre + 0.5) / 32, 0.5)  # pixels' middles
-    seen = maps.as_seen(shapes.Scene((o,)), run).objects[0]
+    seen = as_seen(shapes.Scene((o,)), 32, 8).objects[0]
     assert 32 * seen.x == pytest.approx(8 * 2.5, abs=1)
     assert 32 * o.x == pytest.approx(8 * 2.5 - 3.5, abs=1)
     assert seen.y - o.y == seen.x - o.x
@@ -392,7 +397,7 @@ def test_a_place_is_centred_where_a_scene_as_seen_lies(run):
 def test_pointing_at_scenes_as_seen(run, monkeypatch):
     """A map that is one where the moved object is, scores fully when moved and less when not."""
     drawn = pairs.scenes(0, "test", 24)
-    moved = [maps.as_seen(scene, run) for scene in drawn]
+    moved = [as_seen(scene, 32, 8) for scene in drawn]
     masks = torch.from_numpy(shapes.render_images(moved, 32).masks)
 
     monkeypatch.setattr(maps, "grad_cam", maps_of(run, drawn, masks))
@@ -492,6 +497,26 @@ def test_a_sweep_of_some_rows(small, tmp_path):
         recording.record(rows=["majorities"], folder=tmp_path)
 
 
+@pytest.mark.parametrize(("preset", "name"), [("gpu", "flickr8k"), ("default", "tasks")])
+def test_the_chapter_makes_the_recorded_tables_again(preset, name, monkeypatch):
+    cells = nbformat.read(rerun.book_root() / "notebooks" / "codis.ipynb", 4).cells
+    (makes,) = (cell.source for cell in cells if "recording.record(" in cell.source)
+    given = {name: each.default for name, each in rerun.parameters("codis").items()}
+    given |= {"record_seeds": 5, **rerun.presets("codis")[preset]}
+    known = {name: getattr(setting, name) for name in ("ALBEF", "BASELINES", "FULL", "ROWS")}
+    asked = {}
+
+    def sweep(work, tasks, name, *, parameters, **_):
+        runs = {(row, one.seed) for row, one in tasks}
+        asked[name] = runs, json.loads(json.dumps(parameters))
+
+    monkeypatch.setattr(recording._sweep, "record", sweep)
+    exec(makes, {"Setting": Setting, "recording": recording, **known, **given})
+    made = records.load(f"codis/{name}")
+    held = {key: made.attrs["parameters"][key] for key in ("seeds", "rows", "setting")}
+    assert asked[f"codis/{name}"] == (set(zip(made.row, made.seed, strict=True)), held)
+
+
 def test_pointing_is_recorded_again_from_the_runs_that_are_kept(small, tmp_path, monkeypatch):
     rows, options = [FULL, ALBEF], {"folder": tmp_path, "seeds": [1]}
     recording.record(name="tasks", rows=rows, **options, **SWEEP)
@@ -506,9 +531,22 @@ def test_pointing_is_recorded_again_from_the_runs_that_are_kept(small, tmp_path,
         assert painted[name].tolist() == pytest.approx(before[name].tolist())
 
 
-def test_every_claim_of_the_world_is_decided_by_one_table():
+def test_every_claim_is_decided_by_one_table():
     ids = [claim for each in DECIDED_BY.values() for claim in each]
     assert len(ids) == len(set(ids))
-    photographs = {"c21p", "c22p", "c23p", "c26d", "c26e"}
-    assert set(CLAIMS) - set(ids) <= photographs
+    assert set(ids) == set(CLAIMS)
     assert figures.judged()["claim"].tolist() == ids
+
+
+def test_claims_are_declared_and_their_verdicts_are_those_of_the_rule():
+    rows = recording.readings()
+    assert rows.claim.tolist() == list(DECLARED)
+    assert set(DECLARED) == set(CLAIMS)
+    assert (rows[["says", "paper", "measure", "contrast", "budget"]] != "").all(axis=None)
+    assert rows.table.tolist() == [each.table for each in DECLARED.values()]
+    for row in rows.itertuples():
+        found = Interval(row.mean, row.low, row.high)
+        assert row.verdict == found.verdict(paper=1, smallest=CLAIMS[row.claim].smallest)
+    assert recording.verdicts().verdict.to_dict() == dict(
+        zip(rows.claim, rows.verdict, strict=True)
+    )

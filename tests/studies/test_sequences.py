@@ -109,8 +109,10 @@ def test_fair_grids_hold_the_older_rates_and_fresh_seeds(name):
     assert not set(sequence_norms.FAIR_SEEDS) & set(records.load(f"sequences/{name}").seed)
 
 
-def test_verdicts_are_those_of_the_recorded_tables_by_the_one_rule():
-    found = readings()
+@pytest.mark.parametrize("first", [False, True])
+def test_verdicts_are_those_of_the_recorded_tables_by_the_one_rule(first):
+    found = readings(first=first)
+    assert (found.fair != first).all()
     assert set(found.claim) == {each.claim for each in sequence_norms.CONTRASTS}
     for each in found.itertuples():
         said = "undecided"

@@ -341,14 +341,14 @@ def test_verdicts_follow_the_side_of_the_effects(tmp_path, accuracy, cka, expect
         effects[with_cka(CAPTIONED, reading)] = (2 * accuracy, cka)
     records.save(table_of(effects), "videoqa/shapes", parameters={}, seconds=1.0, folder=tmp_path)
     found = recording.verdicts(tmp_path)
-    assert found.claim.tolist() == list(CLAIMS)
+    assert found.index.tolist() == list(CLAIMS)
     assert found.verdict.tolist() == expected
 
 
 def test_a_verdict_depends_where_readings_differ(tmp_path):
     effects = {with_cka("STAGE", READINGS[0]): (5, 0)}
     records.save(table_of(effects), "videoqa/shapes", parameters={}, seconds=1.0, folder=tmp_path)
-    found = recording.verdicts(tmp_path).set_index("claim").verdict
+    found = recording.verdicts(tmp_path).verdict
     assert found["c10"] == "depends"
     assert found["c9"] == "absent"
 

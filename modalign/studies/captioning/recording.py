@@ -5,7 +5,7 @@ import functools
 import itertools
 import pathlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from modalign import plots, records
 from modalign._checks import require_choice
-from modalign.metrics import caption_scores, difference, interval_table, of_readings
+from modalign.metrics import caption_scores, difference, interval_table
 from modalign.studies import _sweep
+from modalign.studies._claims import Reading, decided, told
 from modalign.studies._sweep import Task
 from modalign.studies.captioning.pictures import data
 from modalign.studies.captioning.setting import (
@@ -28,6 +29,7 @@ from modalign.studies.captioning.setting import (
     SMALLEST,
     WITHOUT,
     Setting,
+    declared,
 )
 from modalign.studies.captioning.training import measured, train
 
@@ -107,51 +109,51 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
     return runs.reset_index()
 
 
+def _readings(table: pd.DataFrame, dataset: str) -> Iterator[Reading]:
+    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
+    for claim, (_, measures, rows) in CLAIMS.items():
+        for measure, row in itertools.product(measures, rows):
+            if measure in SMALLEST[dataset] and row in runs:
+                sides = (runs[each][measure].to_dict() for each in (row, WITHOUT))
+                asked = declared(claim, measure, row, dataset)
+                yield Reading(claim, row, asked, difference(*sides), len(runs[row]))
+
+
 def claims(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Every reading of each claim that a table can tell of, with interval and verdict.
 
     Only the table of a claim's own data set decides it; see :func:`verdicts`.
     """
-    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
-    found = []
-    for claim, (_, measures, rows) in CLAIMS.items():
-        for measure, row in itertools.product(measures, rows):
-            if measure not in SMALLEST[dataset] or row not in runs:
-                continue
-            sides = (runs[each][measure].to_dict() for each in (row, WITHOUT))
-            found.append(_judged(claim, measure, row, difference(*sides), dataset))
-    return pd.DataFrame(found)
+    columns = ["claim", "measure", "contrast", "mean", "low", "high", "smallest", "verdict"]
+    return told(_readings(table, dataset))[columns]
 
 
-def _judged(claim: str, measure: str, row: str, found: Any, dataset: str) -> dict[str, Any]:
-    smallest = SMALLEST[dataset][measure]
-    return {
-        "claim": claim,
-        "measure": measure,
-        "contrast": f"{row} minus {WITHOUT}",
-        **found._asdict(),
-        "smallest": smallest,
-        "verdict": found.verdict(paper=1, smallest=smallest),
-    }
+def readings(
+    folder: str | pathlib.Path | None = None, *, names: Iterable[str] = tuple(CLAIMS)
+) -> pd.DataFrame:
+    """Every reading of each claim, from the recorded table of the data set that decides it.
+
+    Args:
+        folder: results folder; the book's by default.
+        names: of the claims, of :data:`CLAIMS`; all by default, which takes all tables.
+
+    Returns:
+        The rows of :func:`modalign.studies._claims.told`.
+    """
+    found: list[Reading] = []
+    for claim in names:
+        require_choice(claim, tuple(CLAIMS), "names")
+        dataset = CLAIMS[claim].dataset
+        table = records.load(f"captioning/{dataset}", folder=folder)
+        found += (each for each in _readings(table, dataset) if each.claim == claim)
+    return told(found)
 
 
 def verdicts(
     folder: str | pathlib.Path | None = None, *, names: Iterable[str] = tuple(CLAIMS)
 ) -> pd.DataFrame:
-    """Each claim over its readings, from the recorded table of the data set that decides it.
-
-    Args:
-        folder: results folder; the book's by default.
-        names: of the claims, of :data:`CLAIMS`; all by default, which takes all tables.
-    """
-    found = []
-    for claim in names:
-        require_choice(claim, tuple(CLAIMS), "names")
-        dataset = CLAIMS[claim].dataset
-        judged = claims(records.load(f"captioning/{dataset}", folder=folder), dataset)
-        verdict = of_readings(judged[judged.claim == claim].verdict)
-        found.append({"claim": claim, "dataset": dataset, "verdict": verdict})
-    return pd.DataFrame(found)
+    """One verdict a claim, over its :func:`readings`, whose arguments it has."""
+    return decided(readings(folder, names=names))
 
 
 def summary(

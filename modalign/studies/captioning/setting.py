@@ -34,6 +34,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from modalign._checks import require_choice, require_positive
+from modalign.studies._claims import Claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ ROWS: dict[str, dict[str, Any]] = {
 """What each row changes. Warm-ups take an epoch, of the others or before them."""
 
 
-class Claim(NamedTuple):
+class Contrasts(NamedTuple):
     """The data set that decides a claim, and its readings: each measure in each row."""
 
     dataset: str
@@ -157,14 +158,35 @@ class Claim(NamedTuple):
 
 _PAPERS = {weight: tuple(f"{weight}, biased, {warm}" for warm in WARM) for weight in (0.05, 0.1)}
 CLAIMS = {
-    "c7": Claim("flickr8k", ("bleu_4",), _PAPERS[0.05] + _PAPERS[0.1]),
-    "c8": Claim("flickr8k", ("curve", "early"), _PAPERS[0.05] + _PAPERS[0.1]),
-    "c36": Claim("shapes", ("pointing", "iou"), _PAPERS[0.05]),
+    "c7": Contrasts("flickr8k", ("bleu_4",), _PAPERS[0.05] + _PAPERS[0.1]),
+    "c8": Contrasts("flickr8k", ("curve", "early"), _PAPERS[0.05] + _PAPERS[0.1]),
+    "c36": Contrasts("shapes", ("pointing", "iou"), _PAPERS[0.05]),
 }
 SMALLEST = {
     "flickr8k": {"bleu_4": 0.0057, "curve": 0.0057, "early": 0.0057},
     "shapes": {"bleu_4": 0.02, "curve": 0.02, "early": 0.02, "pointing": 2.0, "iou": 1.0},
 }
+_SAYS = {
+    "c7": ("BLEU-4 rises with CKA", ".1560 to .1617, 4.2"),
+    "c8": ("with CKA training converges faster, and is better from early epochs", "Figure 6"),
+    "c36": ("with CKA attention looks at the right places more often", "Figure 5"),
+}
+
+
+def declared(claim: str, measure: str, row: str, dataset: str) -> Claim:
+    """A claim as the book declares all of them, in one of its readings."""
+    says, paper = _SAYS[claim]
+    return Claim(
+        says=says,
+        paper=paper,
+        measure=measure,
+        contrast=f"{row} minus {WITHOUT}",
+        budget="the same pictures, steps and rate, which was chosen without CKA",
+        smallest=SMALLEST[dataset][measure],
+        table=f"captioning/{dataset}",
+    )
+
+
 CONSTANT = {
     "flickr8k": "A dog is running through the grass .",
     "shapes": "a large red circle and a small white star",

@@ -26,6 +26,7 @@ from modalign.models.caption_inputs import Vocabulary
 from modalign.models.captioner import Captioner, caption_loss
 from modalign.models.encoders import ImageEncoder
 from modalign.models.padded import Padded
+from modalign.studies._seen import as_seen
 from modalign.studies.captioning.pictures import (
     Epochs,
     Named,
@@ -201,7 +202,7 @@ def attention_scores(run: Run) -> dict[str, float]:
     """
     drawn = scenes(run.setting.seed, "test", run.setting.tested)
     maps = attention_of(run, torch.arange(len(drawn)))
-    seen = [as_seen(scene, run.setting) for scene in drawn]
+    seen = [_seen(scene, run.setting) for scene in drawn]
     masks = torch.from_numpy(shapes.render_images(seen, run.setting.resolution).masks)
     named = [captions(scene)[1][0] for scene in drawn]
     looked, shown = words_and_masks(maps, masks, named)
@@ -212,16 +213,9 @@ def attention_scores(run: Run) -> dict[str, float]:
     }
 
 
-def as_seen(scene: shapes.Scene, setting: Setting) -> shapes.Scene:
-    """A scene moved by half a place, to where the places of a grid that fills the picture see it.
-
-    The encoder's kernels are odd and padded alike on both sides, so that place i is centred on
-    pixel i s, for places s pixels apart; in the grid its middle is at i s + (s - 1) / 2.
-    """
-    distance = 2 * setting.patch
-    by = (distance - 1) / 2 / setting.resolution
-    objects = (dataclasses.replace(o, x=o.x + by, y=o.y + by) for o in scene.objects)
-    return dataclasses.replace(scene, objects=tuple(objects))
+def _seen(scene: shapes.Scene, setting: Setting) -> shapes.Scene:
+    """As the encoder's places see it; they are two patches apart."""
+    return as_seen(scene, setting.resolution, 2 * setting.patch)
 
 
 class Reading(NamedTuple):
@@ -274,7 +268,7 @@ def _picture(run: Run, index: int, resolution: int) -> np.ndarray:
 
 def _painted(run: Run, index: int, resolution: int) -> tuple[shapes.Scene, Any]:
     scene = scenes(run.setting.seed, "test", index + 1)[index]
-    return scene, shapes.render_images([as_seen(scene, run.setting)], resolution)
+    return scene, shapes.render_images([_seen(scene, run.setting)], resolution)
 
 
 def _grid(maps: Tensor) -> np.ndarray:

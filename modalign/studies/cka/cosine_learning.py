@@ -10,8 +10,7 @@ first epoch too.
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -24,14 +23,13 @@ from modalign import metrics
 from modalign._checks import checked, require_choice, require_finite, require_positive
 from modalign._scale import rescaled, unit_rows
 from modalign.cka import DegenerateError, cka
-from modalign.studies import _sweep
-from modalign.studies._sweep import Task, fixed_by, settings_of
 from modalign.training import seeded
 
 Pairs = Literal["random", "shared"]
 Order = Literal["relu-bn", "bn-relu"]
 Measure = Literal["biased", "debiased", "uncentred"]
-Objective = Literal["cosine", "cka", "both", "both, warm-up"]
+Objective = Literal["cosine", "cka", "both", "both, warm-up", "contrastive", "contrastive, cka"]
+Statistics = Literal["set", "default"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +39,16 @@ class Setting:
     Attributes:
         pairs: ``"random"`` pairs share nothing; in ``"shared"`` pairs B depends on A.
         order: of the layers after each linear one; ``"relu-bn"`` is the paper's wording.
-        measure: the CKA that is maximised: centred, debiased, or eq. 2 of the paper as printed.
-        objective: mean cosine, CKA, both (cosine + lambda CKA), or both after CKA alone.
-        lambda_cka: weight of CKA beside the cosine (paper: 0.1).
-        warmup_steps: steps of CKA alone ("few steps" in the paper; ours: one epoch), which count
-            among the steps of the run.
+        measure: what is maximised as CKA, of :data:`MEASURES`: centred, debiased, eq. 2 of the
+            paper as printed, CKA with an RBF kernel, CCA or SVCCA.
+        objective: mean cosine, CKA, both (cosine + lambda CKA), or both after CKA alone; or the
+            contrastive loss in the cosine's place, alone or with lambda CKA.
+        lambda_cka: weight of CKA beside the other loss (paper: 0.1).
+        warmup_steps: steps of CKA alone ("few steps" in the paper; ours: one epoch).
+        counted: whether these are of the epochs, or go before them.
+        statistics: of batch normalisation before the first step, with which epoch 0 is evaluated:
+            ``"set"`` to those of the training pairs, or PyTorch's ``"default"``, 0 and 1.
+        temperature: of the contrastive loss.
         epochs: passes over the training pairs; the paper shows epochs 1, 5 and 10.
         examples: training pairs (paper: 10,000); a fifth as many more are held out.
         batch_size: paper: 512.
@@ -58,10 +61,13 @@ class Setting:
 
     pairs: Pairs = "shared"
     order: Order = "relu-bn"
-    measure: Measure = "biased"
+    measure: str = "biased"
     objective: Objective = "both, warm-up"
     lambda_cka: float = 0.1
     warmup_steps: int = 20
+    counted: bool = True
+    statistics: Statistics = "set"
+    temperature: float = 0.1
     epochs: int = 10
     examples: int = 10_000
     batch_size: int = 512
@@ -70,12 +76,19 @@ class Setting:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("pairs", Pairs),
-            ("order", Order),
-            ("measure", Measure),
-            ("objective", Objective),
+            ("pairs", get_args(Pairs)),
+            ("order", get_args(Order)),
+            ("measure", tuple(MEASURES)),
+            ("objective", get_args(Objective)),
+            ("statistics", get_args(Statistics)),
         ):
-            require_choice(getattr(self, name), get_args(choices), name)
+            require_choice(getattr(self, name), choices, name)
+
+    @property
+    def before(self) -> int:
+        """Steps of CKA alone that go before the first epoch."""
+        warm = self.objective == "both, warm-up" and not self.counted
+        return self.warmup_steps if warm else 0
 
 
 @checked
@@ -139,15 +152,21 @@ def uncentred_cka(x: Tensor, y: Tensor) -> Tensor:
     return (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
 
 
+THRESHOLDS = (0.2, 0.4, 0.8, 2.0)
+"""Bandwidths of the RBF kernel; the first three are those of Kornblith et al. (2019)."""
+
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "biased": cka,
     "debiased": lambda x, y: cka(x, y, debiased=True),
     "uncentred": uncentred_cka,
+    **{f"rbf {t}": functools.partial(cka, kernel="rbf", threshold=t) for t in THRESHOLDS},
+    "cca": metrics.cca,
+    "svcca": functools.partial(metrics.cca, variance=0.99),
 }
 
 
-def alignment(measure: Measure, x: Tensor, y: Tensor) -> Tensor:
-    """One of the three CKAs, or NaN where an encoder has collapsed to a point."""
+def alignment(measure: str, x: Tensor, y: Tensor) -> Tensor:
+    """One of :data:`MEASURES`, or NaN where an encoder has collapsed to a point."""
     try:
         return MEASURES[measure](x, y)
     except DegenerateError:
@@ -189,20 +208,33 @@ def calibrate(network: nn.Module, inputs: Tensor) -> None:
         norm.momentum = 0.1
 
 
-def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
-    """Equation 4 of the paper: the objective, less lambda times CKA.
+def contrastive(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Each x against all y of the minibatch, and each y against all x (InfoNCE)."""
+    logits = unit_rows(x, "x") @ unit_rows(y, "y").T / temperature
+    own = torch.arange(len(x), device=x.device)
+    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
-    Where an encoder has collapsed there is no CKA to maximise, and its term is left out.
+
+def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
+    """Equation 4 of the paper: the original loss minus lambda times CKA.
+
+    Steps are counted from 0, and those of a warm-up before the first epoch are below 0. Where an
+    encoder has collapsed there is no CKA to maximise, and its term is left out.
     """
-    alone = setting.objective == "cka" or (
-        setting.objective == "both, warm-up" and step < setting.warmup_steps
-    )
-    if alone:
-        return -alignment(setting.measure, x, y).nan_to_num()
-    cosine = functional.cosine_similarity(x, y).mean()
-    if setting.objective == "cosine":
-        return -cosine
-    return -cosine - setting.lambda_cka * alignment(setting.measure, x, y).nan_to_num()
+
+    def aligned() -> Tensor:
+        return alignment(setting.measure, x, y).nan_to_num()
+
+    warm = setting.warmup_steps if setting.counted else 0
+    if setting.objective == "cka" or (setting.objective == "both, warm-up" and step < warm):
+        return -aligned()
+    if setting.objective.startswith("contrastive"):
+        original = contrastive(x, y, setting.temperature)
+    else:
+        original = -functional.cosine_similarity(x, y).mean()
+    if setting.objective in ("cosine", "contrastive"):
+        return original
+    return original - setting.lambda_cka * aligned()
 
 
 @dataclasses.dataclass
@@ -213,37 +245,70 @@ class Trained:
     embeddings: dict[int, tuple[Tensor, Tensor]]
 
 
-def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") -> Trained:
+@dataclasses.dataclass
+class State:
+    """Both encoders and their optimiser, at some point of a run."""
+
+    f: nn.Sequential
+    g: nn.Sequential
+    optimizer: torch.optim.Adam
+
+    def step(self, a: Tensor, b: Tensor, setting: Setting, step: int = 0) -> None:
+        """One step of training on a minibatch."""
+        self.optimizer.zero_grad()
+        loss(self.f(a), self.g(b), setting, step).backward()
+        self.optimizer.step()
+
+
+def data(setting: Setting) -> tuple[Tensor, Tensor, int]:
+    """A and B of all pairs, and how many of them, the first ones, are held out."""
+    held_out = setting.examples // 5
+    a, b = sample_pairs(setting.pairs, setting.examples + held_out, seed=setting.seed)
+    return a, b, held_out
+
+
+def start(setting: Setting, device: str = "cpu") -> State:
+    """Encoders before training."""
+    f, g = seeded(lambda: [encoder(setting.order).to(device) for _ in range(2)], setting.seed)
+    both = [*f.parameters(), *g.parameters()]
+    return State(f, g, torch.optim.Adam(both, lr=setting.learning_rate))
+
+
+def train(
+    setting: Setting,
+    *,
+    keep: Iterable[int] = (),
+    watch: Callable[[int, State], None] | None = None,
+    device: str = "cpu",
+) -> Trained:
     """Train both encoders, and evaluate them after every epoch, before the first included.
 
     Args:
         setting: the run.
         keep: epochs whose held-out embeddings are kept.
+        watch: is told each epoch's number and the state after it, which it may copy.
         device: where to train.
 
     Returns:
         History rows carry ``epoch``, ``split`` (``"train"`` or ``"held-out"``) and the columns
-        of :func:`evaluate`.
+        of :func:`evaluate`. Epoch 0 is before the first step, a warm-up's included.
 
     >>> run = train(Setting(examples=600, epochs=1))
     >>> run.history[["epoch", "split"]].values.tolist()
     [[0, 'train'], [0, 'held-out'], [1, 'train'], [1, 'held-out']]
     """
-    held_out = setting.examples // 5
-    a, b = (
-        z.to(device)
-        for z in sample_pairs(setting.pairs, setting.examples + held_out, seed=setting.seed)
-    )
+    a, b, held_out = data(setting)
+    a, b = a.to(device), b.to(device)
     splits = {"train": slice(held_out, None), "held-out": slice(held_out)}
     generator = torch.Generator().manual_seed(setting.seed)
-    f, g = seeded(lambda: [encoder(setting.order).to(device) for _ in range(2)], setting.seed)
-    calibrate(f, a[held_out:]), calibrate(g, b[held_out:])
-    optimizer = torch.optim.Adam([*f.parameters(), *g.parameters()], lr=setting.learning_rate)
+    state = start(setting, device)
+    if setting.statistics == "set":
+        calibrate(state.f, a[held_out:]), calibrate(state.g, b[held_out:])
     rows: list[dict[str, Any]] = []
     embeddings = {}
 
     def record(epoch: int) -> None:
-        f.eval(), g.eval()
+        f, g = state.f.eval(), state.g.eval()
         with torch.no_grad():
             for split, part in splits.items():
                 x, y = f(a[part]), g(b[part])
@@ -251,134 +316,22 @@ def train(setting: Setting, *, keep: Iterable[int] = (), device: str = "cpu") ->
                 if split == "held-out" and epoch in keep:
                     embeddings[epoch] = (x.cpu(), y.cpu())
         f.train(), g.train()
+        if watch is not None:
+            watch(epoch, state)
+
+    def batches() -> tuple[Tensor, ...]:
+        order = torch.randperm(setting.examples, generator=generator) + held_out
+        return order.to(device).split(setting.batch_size)
 
     record(0)
-    step = 0
+    step = -setting.before
+    while step < 0:
+        for batch in batches()[:-step]:
+            state.step(a[batch], b[batch], setting, step)
+            step += 1
     for epoch in range(1, setting.epochs + 1):
-        order = torch.randperm(setting.examples, generator=generator) + held_out
-        for batch in order.to(device).split(setting.batch_size):
-            optimizer.zero_grad()
-            loss(f(a[batch]), g(b[batch]), setting, step).backward()
-            optimizer.step()
+        for batch in batches():
+            state.step(a[batch], b[batch], setting, step)
             step += 1
         record(epoch)
     return Trained(pd.DataFrame(rows), embeddings)
-
-
-def settings(grid: Mapping[str, Iterable[Any]], seeds: Iterable[int]) -> list[Setting]:
-    """Every combination of the grid with every seed; runs that CKA cannot change appear once.
-
-    >>> len(settings({"objective": ["cosine", "cka"], "measure": ["biased", "debiased"]}, [0, 1]))
-    6
-    """
-    chosen = (
-        dataclasses.replace(each, measure="biased", lambda_cka=0.0)
-        if each.objective == "cosine"
-        else each
-        for each in settings_of(Setting, grid, seeds)
-    )
-    return list(dict.fromkeys(chosen))
-
-
-def _history(task: Task, *, device: str) -> pd.DataFrame:
-    history = train(task.setting, device=device).history
-    return pd.DataFrame([dataclasses.asdict(task.setting)] * len(history)).join(history)
-
-
-def claims(table: pd.DataFrame, *, epoch: int, split: str, quality: str) -> pd.DataFrame:
-    """Hold the paper's four statements against a recorded map, the third in two versions.
-
-    An effect is positive where the statement holds, and is paired by seed; its verdict is that of
-    :meth:`modalign.metrics.Interval.verdict`.
-
-    Args:
-        table: ``cka/map``.
-        epoch: after which the runs are compared.
-        split: ``"train"`` or ``"held-out"`` pairs.
-        quality: the column that says how good an embedding is, such as ``"cosine"``.
-    """
-    table = table[(table["split"] == split) & table["epoch"].isin([0, epoch])]
-    keys = ["pairs", "order", "measure", "objective", "epoch", "seed"]
-    runs = table.set_index(keys).sort_index()
-    rows = []
-    for pairs, order, measure in itertools.product(*map(get_args, (Pairs, Order, Measure))):
-
-        def value(objective: str, column: str, at: int = epoch, where=(pairs, order, measure)):
-            trained_on = "biased" if objective == "cosine" else where[2]
-            return runs.loc[(*where[:2], trained_on, objective, at), column]
-
-        aligned = f"cka_{measure}"
-        effects = {
-            "cosine alone lowers CKA": (value("cosine", aligned, 0), value("cosine", aligned)),
-            "CKA alone raises the cosine": (value("cka", quality), value("cka", quality, 0)),
-            "both, warm-up, beat the cosine": (
-                value("both, warm-up", quality),
-                value("cosine", quality),
-            ),
-            "both beat the cosine": (value("both", quality), value("cosine", quality)),
-            "warm-up helps": (value("both, warm-up", quality), value("both", quality)),
-        }
-        for claim, effect in effects.items():
-            interval = metrics.difference(*effect)
-            choice = {"pairs": pairs, "order": order, "measure": measure, "claim": claim}
-            # no smallest effect of interest was set before the sweep ran
-            found = {"verdict": interval.verdict(paper=1, smallest=0), "effect": f"{interval:.3f}"}
-            rows.append({**choice, **interval._asdict(), **found})
-    return pd.DataFrame(rows)
-
-
-def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdict and effect of :func:`claims`, a row for each choice and a column for each claim."""
-    cells = verdicts.assign(cell=verdicts["verdict"] + " " + verdicts["effect"])
-    order = list(dict.fromkeys(verdicts["claim"]))
-    return cells.pivot(index=["pairs", "order", "measure"], columns="claim", values="cell")[order]
-
-
-def count_verdicts(verdicts: pd.DataFrame) -> dict[str, float]:
-    """How often each claim (1, 2, ...) holds and is reversed, in all and by kind of pairs."""
-    counts: dict[str, float] = {}
-    for i, (_, part) in enumerate(verdicts.groupby("claim", sort=False), start=1):
-        counts[f"{i}-largest"] = part["mean"].max()
-        for verdict in ("holds", "reversed"):
-            met = part["verdict"] == verdict
-            counts[f"{i}-{verdict}"] = int(met.sum())
-            for kind in get_args(Pairs):
-                counts[f"{i}-{kind}-{verdict}"] = int((met & (part["pairs"] == kind)).sum())
-    return counts
-
-
-GRIDS: dict[str, dict[str, Sequence[Any]]] = {
-    "cka/map": {
-        "pairs": get_args(Pairs),
-        "order": get_args(Order),
-        "measure": get_args(Measure),
-        "objective": get_args(Objective),
-        "epochs": [10],
-    },
-    "cka/lambda": {
-        "pairs": get_args(Pairs),
-        "objective": ["both"],
-        "lambda_cka": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
-        "epochs": [10],
-    },
-    "cka/batch": {
-        "measure": ["biased", "debiased"],
-        "objective": ["cosine", "cka", "both"],
-        "batch_size": [16, 32, 128, 512],
-        "epochs": [3],
-    },
-}
-
-
-def record(*, seeds: int = 10, jobs: int = 1, device: str = "cpu") -> None:
-    """Run the three sweeps of :data:`GRIDS` over seeds, and keep their tables in results/."""
-    for name, grid in GRIDS.items():
-        fixed = fixed_by(Setting, grid)
-        _sweep.record(
-            functools.partial(_history, device=device),
-            [(run.objective, run) for run in settings(grid, range(seeds))],
-            name,
-            parameters={"grid": grid, "seeds": seeds, "fixed": fixed},
-            drop=fixed,
-            jobs=jobs,
-        )

@@ -1,7 +1,7 @@
 """Small networks on scikit-learn's 1,797 scanned digits and on the digits' English words."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign import metrics
-from modalign._checks import checked, require_features, require_finite
+from modalign._checks import checked, require_choice, require_features, require_finite
 from modalign._digits import LEVELS, TEST_SCANS, WORDS
 from modalign._scale import unit_rows
 from modalign.cka import cka, cka_matrix
 from modalign.studies import _sweep
 from modalign.studies._sweep import Task
+from modalign.studies.cka.cosine_learning import MEASURES, THRESHOLDS
 from modalign.training import fit, seeded
 
 
@@ -285,27 +286,55 @@ def _layers(task: Task) -> pd.DataFrame:
     return table[[*order, *table.columns.difference(order, sort=False)]]
 
 
+def _kernels(task: Task) -> pd.DataFrame:
+    """The check of layers by biased CKA with each kernel; shares are means over both networks."""
+    _, (images, _) = scans()
+    networks = [train_classifier(2 * task.setting.seed + i, task.setting.epochs) for i in range(2)]
+    with torch.no_grad():
+        xs, ys = ([layer.flatten(1) for layer in net.activations(images)] for net in networks)
+    rows = []
+    for name in ("biased", *(f"rbf {t}" for t in THRESHOLDS)):
+        measure = MEASURES[name]
+        similarity = torch.stack([torch.stack([measure(x, y) for y in ys]) for x in xs])
+        found = shares(matching_layers(similarity))[["same depth", "at most one off"]].mean()
+        rows.append({"seed": task.setting.seed, "measure": name, **found})
+    return pd.DataFrame(rows)
+
+
 def _words(task: Task) -> pd.DataFrame:
     epochs, seed = task.setting.epochs, task.setting.seed
     alignment = image_word_alignment(train_image_words(seed, epochs), seed=seed)
     return pd.DataFrame([{"seed": seed, "epochs": epochs, **alignment}])
 
 
-def record(*, seeds: int = 10, jobs: int = 1) -> None:
-    """Run both experiments on digits for every seed, and keep them in results/.
+SWEEPS: dict[str, tuple[Callable[[Task], pd.DataFrame], tuple[int, ...], int]] = {
+    "cka/digit_layers": (_layers, (10,), 0),
+    "cka/digit_words": (_words, (0, 20), 0),
+    "cka/digit_kernels": (_kernels, (10,), 10),
+}
+"""By table: what each run measures, its lengths in epochs, and the first of the seeds."""
+
+
+def record(names: Iterable[str] = tuple(SWEEPS), *, seeds: int = 10, jobs: int = 1) -> None:
+    """Run experiments on digits for every seed, and keep them in results/.
 
     ``cka/digit_layers``: the sanity check of Kornblith et al. (2019) on independent pairs of
     networks, a row for each layer with its most similar layer in the other network and its
     :func:`shares`.
     ``cka/digit_words``: alignment of scans and words, before and after training.
+    ``cka/digit_kernels``: the sanity check with a linear kernel and with RBF kernels.
+
+    Args:
+        names: of :data:`SWEEPS`.
+        seeds: number of seeds, from the sweep's first on.
+        jobs: processes, of one thread each.
     """
-    for name, work, lengths in (
-        ("cka/digit_layers", _layers, [10]),
-        ("cka/digit_words", _words, [0, 20]),
-    ):
+    for name in names:
+        require_choice(name, tuple(SWEEPS), "names")
+        work, lengths, first = SWEEPS[name]
         tasks = [
             (f"{epochs} epochs", Setting(epochs, seed))
-            for seed in range(seeds)
+            for seed in range(first, first + seeds)
             for epochs in lengths
         ]
         _sweep.record(work, tasks, name, parameters={"seeds": seeds}, jobs=jobs)

@@ -20,13 +20,14 @@ from modalign.models.codis import Towers, grad_cam
 from modalign.studies.codis.maps import named_objects
 from modalign.studies.codis.pairs import ready, scenes
 from modalign.studies.codis.pretraining import Run
-from modalign.studies.codis.recording import claims
-from modalign.studies.codis.setting import CLAIMS, DECIDED_BY, TASKS, FineTuning, Task
+from modalign.studies.codis.recording import readings
+from modalign.studies.codis.setting import CLAIMS, TASKS, FineTuning, Task
 from modalign.studies.codis.tasks import examples
 
 TABLES = {
     "shapes": "the world, all rows",
     "tasks": "the world, on fresh seeds",
+    "flickr8k": "photographs",
 }
 """The recorded tables of ``results/codis`` that the chapter shows, and what they are of."""
 MISSING = "not recorded yet"
@@ -40,14 +41,10 @@ def recorded(folder: str | pathlib.Path | None = None) -> list[str]:
 
 def judged(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """Every claim that a table decides which is there; a verdict on each, as of :func:`claims`."""
-    there, parts = recorded(folder), []
-    for name, ids in DECIDED_BY.items():
-        if name in there:
-            found = claims(records.load(f"codis/{name}", folder=folder), ids)
-            parts.append(found.assign(table=name))
-    if not parts:
-        raise ValueError(f"folder: expected one of {', '.join(DECIDED_BY)} in it, got {there}")
-    return pd.concat(parts, ignore_index=True)
+    rows = readings(folder)
+    columns = ["claim", "measure", "contrast", "mean", "low", "high", "pairs", "smallest"]
+    table = rows.table.str.removeprefix("codis/")
+    return rows[[*columns, "verdict"]].assign(table=table)
 
 
 def told(verdicts: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -211,7 +208,7 @@ def _words(run: Run, split: str, place: int) -> list[str]:
 
 
 def _overlay(ax: Axes, cam: Tensor, side: int) -> None:
-    """A map, each place of it around the pixel that it is centred on, see :func:`as_seen`."""
+    """A map, each place of it around the pixel that it is centred on, as `_seen` says."""
     share, patch = (cam / cam.max().clamp_min(1e-12)).numpy(), side // len(cam)
     spread = np.kron(share, np.ones((patch, patch)))
     low, high = -patch / 2, side - patch / 2

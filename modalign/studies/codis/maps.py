@@ -1,6 +1,5 @@
 """What the model looks at, and how it uses its codewords."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -9,19 +8,9 @@ import torch
 from modalign.data import shapes
 from modalign.metrics import pointing_game
 from modalign.models.codis import Towers, grad_cam
+from modalign.studies._seen import as_seen
 from modalign.studies.codis.pairs import ready, scenes
 from modalign.studies.codis.pretraining import Run
-
-
-def as_seen(scene: shapes.Scene, run: Run) -> shapes.Scene:
-    """A scene moved by half a place, to where the places of a grid that fills the picture see it.
-
-    The tower's kernels are odd and padded alike on both sides, so that place i is centred on pixel
-    i s, for patches of s pixels; in the grid its middle is at i s + (s - 1) / 2.
-    """
-    by = (run.model.config.patch - 1) / 2 / run.setting.resolution
-    objects = (dataclasses.replace(o, x=o.x + by, y=o.y + by) for o in scene.objects)
-    return dataclasses.replace(scene, objects=tuple(objects))
 
 
 def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str, float]:
@@ -33,8 +22,8 @@ def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str,
     Args:
         run: pretrained.
         split: of its scenes.
-        moved: hold maps against the scenes :func:`as_seen`. An object that leaves the picture so is
-            left out.
+        moved: hold maps against the scenes :func:`modalign.studies._seen.as_seen`. An object that
+            leaves the picture so is left out.
 
     Returns:
         ``pointing``, the mean of the pointing game in percent, and ``pointing_by_chance``, that of
@@ -42,8 +31,12 @@ def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str,
     """
     pairs = run.splits[split].to(run.model.itm_head.weight.device)
     drawn = scenes(run.setting.seed, split, len(pairs.pixels))
-    held = [as_seen(scene, run) for scene in drawn] if moved else drawn
-    masks = torch.from_numpy(shapes.render_images(held, run.setting.resolution).masks)
+    resolution = run.setting.resolution
+    if moved:
+        held = [as_seen(scene, resolution, run.model.config.patch) for scene in drawn]
+    else:
+        held = drawn
+    masks = torch.from_numpy(shapes.render_images(held, resolution).masks)
     maps, shown = [], []
     for rows in torch.arange(len(drawn)).split(128):
         here = rows.to(pairs.pixels.device)

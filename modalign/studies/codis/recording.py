@@ -4,15 +4,17 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 
+from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference
 from modalign.studies import _sweep
+from modalign.studies._claims import Reading, decided, told
 from modalign.studies._sweep import Task
 from modalign.studies.codis.maps import codewords, pointing
 from modalign.studies.codis.pairs import data
@@ -21,7 +23,10 @@ from modalign.studies.codis.setting import (
     ALBEF,
     BASELINES,
     CLAIMS,
+    DECIDED_BY,
+    DECLARED,
     FULL,
+    LEFT_OUT,
     ROWS,
     TASKS,
     Setting,
@@ -78,7 +83,7 @@ def record(
     dataset: str = "shapes",
     *,
     name: str | None = None,
-    rows: Sequence[str] = (*ROWS, *BASELINES),
+    rows: Sequence[str] | None = None,
     seeds: Iterable[int] = range(5),
     jobs: int = 1,
     device: Device = "cpu",
@@ -92,13 +97,15 @@ def record(
     Args:
         dataset: of :class:`Setting`.
         name: of the table, in place of the data set's.
-        rows: of :data:`ROWS` and :data:`BASELINES`.
+        rows: of :data:`ROWS` and :data:`BASELINES`; all but :data:`LEFT_OUT` by default.
         seeds: of the runs.
         jobs: processes, of one thread each.
         device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row.
     """
+    if rows is None:
+        rows = [row for row in (*ROWS, *BASELINES) if row not in LEFT_OUT.get(dataset, ())]
     for row in rows:
         require_choice(row, (*ROWS, *BASELINES), "rows")
     seeds = list(seeds)
@@ -159,6 +166,16 @@ def record_pointing(
     )
 
 
+def _readings(table: pd.DataFrame, ids: Iterable[str]) -> Iterator[Reading]:
+    by_row = {row: part.set_index("seed") for row, part in table.groupby("row")}
+    for claim in ids:
+        each = CLAIMS[claim]
+        if {each.measure, each.than} <= set(table.columns):
+            mine, theirs = by_row[each.row][each.measure], by_row[each.other][each.than]
+            found = difference(mine.to_dict(), theirs.to_dict())
+            yield Reading(claim, each.says, DECLARED[claim], found, len(mine))
+
+
 def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFrame:
     """The paired difference of each claim with its 95% interval, and its verdict.
 
@@ -169,25 +186,29 @@ def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFr
     Raises:
         KeyError: for a claim about a row that the table does not hold.
     """
-    rows = []
-    by_row = {row: part.set_index("seed") for row, part in table.groupby("row")}
-    for claim in ids:
-        row, measure, other, than, smallest = CLAIMS[claim]
-        if not {measure, than} <= set(table.columns):
-            continue
-        found = difference(by_row[row][measure].to_dict(), by_row[other][than].to_dict())
-        mine, theirs = row, other
-        if row == other:
-            mine, theirs = f"{row}: {measure}", than
-        rows.append(
-            {
-                "claim": claim,
-                "measure": measure,
-                "contrast": f"{mine} minus {theirs}",
-                **found._asdict(),
-                "pairs": len(by_row[row]),
-                "smallest": smallest,
-                "verdict": found.verdict(paper=1, smallest=smallest),
-            }
-        )
-    return pd.DataFrame(rows)
+    columns = ["claim", "measure", "contrast", "mean", "low", "high", "pairs", "smallest"]
+    return told(_readings(table, ids))[[*columns, "verdict"]]
+
+
+def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Every claim that a recorded table decides which is there.
+
+    Args:
+        folder: results folder; the book's by default.
+
+    Returns:
+        The rows of :func:`modalign.studies._claims.told`, one a claim.
+    """
+    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    there = [name for name in DECIDED_BY if (root / "codis" / f"{name}.csv").exists()]
+    if not there:
+        raise ValueError(f"folder: expected one of {', '.join(DECIDED_BY)} in it, got {there}")
+    tables = {name: records.load(f"codis/{name}", folder=folder) for name in there}
+    return told(
+        each for name, table in tables.items() for each in _readings(table, DECIDED_BY[name])
+    )
+
+
+def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """One verdict a claim, over its :func:`readings`."""
+    return decided(readings(folder))

@@ -242,8 +242,8 @@ def judge(
         table: that holds the runs.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.judged`, one a contrast, with ``measure``,
-        ``paper`` and ``exploratory``.
+        The rows of :func:`modalign.studies._claims.judged`, one a contrast, with ``says``,
+        ``measure``, ``contrast``, ``table``, ``exploratory``, and the paper's effect as ``paper``.
     """
     by_row = {row: part.set_index("seed") for row, part in with_measures(runs).groupby("row")}
     found = []
@@ -264,6 +264,7 @@ def judge(
         reading = (each.claim, each.says, difference(*sides), len(by_row[each.better]))
         row = judged({each.claim: claim}, [reading])
         about = {"measure": each.measure, "paper": each.paper, "exploratory": claim.exploratory}
+        about |= {"says": claim.says, "contrast": claim.contrast, "table": claim.table}
         found.append(row.assign(**about))
     return pd.concat(found, ignore_index=True)
 
@@ -325,6 +326,7 @@ def steadiness(table: pd.DataFrame, row: str = PAPER, *, since: int = 250) -> pd
         change = difference(scores[scores.columns.max()].to_dict(), scores[since].to_dict())
         found.append(("c35", STEADY.says, change, len(scores)))
     about = {"measure": MEASURES, "paper": math.nan, "exploratory": STEADY.exploratory}
+    about |= {"says": STEADY.says, "contrast": STEADY.contrast, "table": STEADY.table}
     return judged({"c35": STEADY}, found).assign(**about)
 
 
@@ -357,6 +359,12 @@ def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFra
     return found.assign(budget=hangs, fair=False)
 
 
+def every_reading(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """:func:`readings` of all claims of :data:`DECISIONS`."""
+    found = (readings(claim, folder) for claim in DECISIONS)
+    return pd.concat([each for each in found if len(each)], ignore_index=True)
+
+
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """One verdict for each claim of :data:`DECISIONS` that something recorded tells of.
 
@@ -372,6 +380,35 @@ def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
             row = decided(found).assign(**about, exploratory=bool(found.exploratory.all()))
             rows.append(row)
     return pd.concat(rows)
+
+
+def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """A fair comparison's readings beside those of its world's older table, with one rate each.
+
+    Args:
+        comparison: of :data:`modalign.studies.neumatch.fair.COMPARISONS`, recorded.
+        folder: results folder; the book's by default.
+
+    Returns:
+        A row a contrast, of scores and of ratios: ``claim``, ``reading``, ``measure``, and
+        ``mean``, ``low``, ``high``, ``pairs`` and ``verdict`` for ``fair`` and for ``one rate``,
+        missing where the older table has no such rows.
+    """
+    keys = ["claim", "reading", "measure"]
+    world = COMPARISONS[comparison].common.get("dataset", "shapes")
+    table = records.load(f"neumatch/fair-{comparison}", folder=folder)
+    runs = {
+        "fair": read(table, COMPARISONS[comparison].reach),
+        "one rate": finals(records.load(f"neumatch/{world}", folder=folder)),
+    }
+    found = {
+        kind: judge(each, DECIDED[comparison], fair=kind == "fair").set_index(keys)
+        for kind, each in runs.items()
+    }
+    shown = ["mean", "low", "high", "pairs", "verdict"]
+    return pd.concat({kind: each[shown] for kind, each in found.items()}, axis=1).reindex(
+        found["fair"].index
+    )
 
 
 def minus_unmatched(runs: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:

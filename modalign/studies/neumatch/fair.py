@@ -19,6 +19,7 @@ One command makes a comparison, and goes on where it was stopped::
     fair.record("optimizers", jobs=2)  # or "normalizations", "projections"
     fair.record_views(jobs=2)          # on YMS: needs its annotations
     fair.record("lifted", jobs=2)
+    fair.record_processors(jobs=2)     # where the recorded search was not made
 
 On a quiet core of the kind that the book names a run of the shapes world takes 35 seconds for 30
 epochs (50 with layer normalisation), and one of YMS 270 for 60. That makes 35 core minutes for
@@ -63,6 +64,13 @@ TUNING = (200, 201)
 """Seeds of the search."""
 SEEDS = tuple(range(10, 18))
 """Seeds of the test."""
+REPEATED: dict[str, tuple[float, ...]] = {
+    "RP + SBN + LARS": (0.007,),
+    "RP + SBN + Adam": (0.003, 0.01),
+    "RP + SBN + Adam, warm-up": (0.01,),
+}
+"""What :func:`record_processors` repeats of the search: the best rate of each arm, and Adam's
+second."""
 
 
 class Comparison(NamedTuple):
@@ -329,3 +337,58 @@ def record(
         if work is _searched:
             best = chosen(records.load(kept, folder=folder), comparison.reach)
             rates = {arm: (rate,) for arm, rate in best.items()}
+
+
+def record_processors(
+    *,
+    rates: Mapping[str, Sequence[float]] = REPEATED,
+    seeds: Iterable[int] = TUNING,
+    jobs: int = 1,
+    folder: str | pathlib.Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Make runs of the recorded search ``"optimizers"`` again, and keep ``neumatch/processors``.
+
+    On another processor, or with another version of torch, a seed draws the same data, weights and
+    batches, and sums are rounded otherwise. :func:`moved` says by how much that moves the scores on
+    the validation split; nothing of the test split is kept. The parameters of the table say where
+    the search was made. Eight runs of 35 seconds. Arguments are those of :func:`record`.
+
+    Args:
+        rates: of each arm, among those that were searched.
+        seeds: among those of the search.
+    """
+    seeds = list(seeds)
+    searched = records.load("neumatch/fair-optimizers-search", folder=folder).attrs
+    first = {key: searched["parameters"][key] for key in ("commits", "places")}
+    _sweep.record(
+        _searched,
+        tasks_of("optimizers", rates, seeds, **options),
+        "neumatch/processors",
+        parameters={"rates": rates, "seeds": seeds, "first": first},
+        jobs=jobs,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def moved(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """How far the validation scores of a setting and a seed lie apart on two processors.
+
+    Returns:
+        A row for each run of ``neumatch/processors``: ``row``, ``rate``, ``seed``, and for each
+        measure of :data:`VALIDATION` the score there minus the one in the recorded search.
+
+    Raises:
+        ValueError: for a run that was not searched.
+    """
+    keys = ["row", "rate", "seed"]
+    tables = ("processors", "fair-optimizers-search")
+    again, first = (
+        records.load(f"neumatch/{name}", folder=folder).set_index(keys)[VALIDATION]
+        for name in tables
+    )
+    if unknown := sorted(set(again.index) - set(first.index)):
+        raise ValueError(f"neumatch/processors: expected runs of the search, got {unknown}")
+    return (again - first.loc[again.index]).reset_index()

@@ -26,7 +26,7 @@ import copy
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -34,9 +34,10 @@ import torch
 from torch import Tensor
 
 from modalign.gradients import gradient_cosine, sample_cosines
-from modalign.metrics import Verdict, difference, of_readings
+from modalign.metrics import Verdict, difference
 from modalign.models.vatt import Vatt, per_row
 from modalign.studies import _sweep
+from modalign.studies._claims import Claim, Reading, decided, told
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.experiments import Setting, build, pretrain, source_of
 from modalign.studies.vatt.triplets import KINDS, Triplets, draw_kinds, misalign, whole_kinds
@@ -65,6 +66,20 @@ CLAIMS: dict[str, Question] = {
     "c14c": Question("batch", "loss", 0.05),
     "c14d": Question("sample", "loss", 0.05),
 }
+DECLARED: dict[str, Claim] = {
+    claim: Claim(
+        says="the cosine of the gradients tells misaligned from aligned"
+        + ("" if each.other is None else f", and better than the {each.other}"),
+        paper="a conjecture",
+        measure=f"AUROC by {each.granularity}",
+        contrast=f"cosine minus {each.other or 'a score that knows nothing'}",
+        budget="the same model and the same triplets",
+        smallest=each.smallest,
+        table="vatt/detection",
+    )
+    for claim, each in CLAIMS.items()
+}
+"""The claims as the book declares all of them."""
 
 
 def probe(setting: Setting, granularity: str, *, batches: int = BATCHES) -> Triplets:
@@ -243,10 +258,8 @@ def record(
     _sweep.record(work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)
 
 
-def claims(table: pd.DataFrame, *, rate: float = 0.3) -> pd.DataFrame:
-    """The difference of each contrast at the last step with its 95% interval, and its verdict."""
+def _readings(table: pd.DataFrame, rate: float = 0.3) -> Iterator[Reading]:
     last = table[(table.step == table.step.max()) & (table.kind == "any") & (table.rate == rate)]
-    rows = []
     for claim, asked in CLAIMS.items():
         part = last[last.granularity == asked.granularity]
         by: dict[str, Mapping[int, float]] = {
@@ -254,22 +267,22 @@ def claims(table: pd.DataFrame, *, rate: float = 0.3) -> pd.DataFrame:
         }
         nothing = dict.fromkeys(by["cosine"], 0.5)
         found = difference(by["cosine"], nothing if asked.other is None else by[asked.other])
-        rows.append(
-            {
-                "claim": claim,
-                "measure": f"AUROC by {asked.granularity}",
-                "contrast": f"cosine minus {asked.other or 'a score that knows nothing'}",
-                "rate": rate,
-                **found._asdict(),
-                "pairs": len(nothing),
-                "smallest": asked.smallest,
-                "verdict": found.verdict(paper=1, smallest=asked.smallest),
-            }
-        )
-    return pd.DataFrame(rows)
+        yield Reading(claim, claim, DECLARED[claim], found, len(nothing))
+
+
+def claims(table: pd.DataFrame, *, rate: float = 0.3) -> pd.DataFrame:
+    """The difference of each contrast at the last step with its 95% interval, and its verdict."""
+    rows = told(_readings(table, rate)).assign(rate=rate)
+    columns = ["claim", "measure", "contrast", "rate", "mean", "low", "high", "pairs", "smallest"]
+    return rows[[*columns, "verdict"]]
+
+
+def readings(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`modalign.studies._claims.told` of c14, which are c14a and c14b."""
+    found = (each for each in _readings(table) if CLAIMS[each.claim].other is None)
+    return told(each._replace(claim="c14") for each in found)
 
 
 def verdicts(table: pd.DataFrame) -> dict[str, Verdict]:
     """The verdict on c14: *depends* where batches and samples differ."""
-    found = claims(table).set_index("claim").verdict
-    return {"c14": of_readings([found["c14a"], found["c14b"]])}
+    return dict(decided(readings(table)).verdict)

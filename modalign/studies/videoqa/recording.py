@@ -4,15 +4,16 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import difference, interval_table, of_readings
+from modalign.metrics import difference, interval_table
 from modalign.studies import _sweep
+from modalign.studies._claims import Reading, decided, told
 from modalign.studies._sweep import Task
 from modalign.studies.videoqa.setting import (
     CLAIMS,
@@ -22,6 +23,7 @@ from modalign.studies.videoqa.setting import (
     TRIED,
     TUNED,
     Setting,
+    declared,
     with_cka,
 )
 from modalign.studies.videoqa.training import measured, train
@@ -142,38 +144,40 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.accuracy.notna()].drop(columns=["step", *CURVE])
 
 
+def _readings(table: pd.DataFrame) -> Iterator[Reading]:
+    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
+    for claim, contrasts in CLAIMS.items():
+        for each in contrasts:
+            if each.row in runs and each.other in runs:
+                mine, theirs = runs[each.row][each.measure] + each.plus, runs[each.other][each.than]
+                found = difference(mine.to_dict(), theirs.to_dict())
+                yield Reading(claim, each.row, declared(claim, each), found, len(mine))
+
+
 def claims(table: pd.DataFrame) -> pd.DataFrame:
     """Every reading of each claim, with interval and verdict.
 
     Claims about rows that the table does not hold are left out.
     """
-    runs = {row: part.set_index("seed") for row, part in scores(table).groupby("row", sort=False)}
-    found = []
-    for claim, contrasts in CLAIMS.items():
-        for row, measure, other, than, plus, smallest in contrasts:
-            if row not in runs or other not in runs:
-                continue
-            mine, theirs = runs[row][measure] + plus, runs[other][than]
-            interval = difference(mine.to_dict(), theirs.to_dict())
-            shown = f"{other}: {than}" if measure != than else other
-            found.append(
-                {
-                    "claim": claim,
-                    "measure": measure + (f" + {plus:.2f}" if plus else ""),
-                    "contrast": f"{row} minus {shown}",
-                    **interval._asdict(),
-                    "smallest": smallest,
-                    "verdict": interval.verdict(paper=1, smallest=smallest),
-                }
-            )
-    return pd.DataFrame(found)
+    columns = ["claim", "measure", "contrast", "mean", "low", "high", "smallest", "verdict"]
+    return told(_readings(table))[columns]
+
+
+def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """Every reading of each claim, from the recorded table that decides it.
+
+    Args:
+        folder: results folder; the book's by default.
+
+    Returns:
+        The rows of :func:`modalign.studies._claims.told`.
+    """
+    return told(_readings(records.load("videoqa/shapes", folder=folder)))
 
 
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Each claim over its readings, from the recorded table that decides it."""
-    judged = claims(records.load("videoqa/shapes", folder=folder))
-    by_claim = judged.groupby("claim", sort=False).verdict
-    return by_claim.agg(of_readings).rename("verdict").reset_index()
+    """One verdict a claim, over its :func:`readings`."""
+    return decided(readings(folder))
 
 
 def summary(table: pd.DataFrame, columns: Sequence[str], *, digits: int = 1) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from modalign.studies.neumatch.claims import (
     SCORES,
     SET_BEFORE,
     STACKS,
+    beside,
     could_be_seen,
     judge,
     minus_unmatched,
@@ -125,6 +126,21 @@ def test_a_recorded_comparison_was_made_as_it_was_decided(name):
     assert not set(search.seed) & set(tested.seed)
     assert not [column for column in search if column.startswith("test ")]
     assert set(VALIDATION) <= set(search)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPARISONS if recorded(name)])
+def test_a_fair_reading_stands_beside_the_one_with_one_rate_each(name):
+    found = beside(name)
+    assert len(found) == len(DECIDED[name])
+    world = COMPARISONS[name].common.get("dataset", "shapes")
+    older = judge(finals(records.load(f"neumatch/{world}")), DECIDED[name])
+    for row in older.itertuples():
+        kept = found.loc[(row.claim, row.reading, row.measure), "one rate"]
+        assert (kept["mean"], kept["verdict"]) == (row.mean, row.verdict)
+    for claim in found.index.unique("claim"):
+        if claim in DECISIONS and DECISIONS[claim].comparison == name:
+            verdict = found.loc[claim]["fair"].verdict
+            assert verdict.tolist() == readings(claim).verdict.tolist()
 
 
 def test_a_fair_comparison_decides_in_place_of_the_older_table(tmp_path):

@@ -134,3 +134,36 @@ def test_seeds_in_both_stages_and_unknown_comparisons_are_refused(tmp_path):
         record("optimizers", tuning=[3], seeds=[3, 4], folder=tmp_path)
     with pytest.raises(ValueError, match="name: expected one of optimizers"):
         record("optimisers", folder=tmp_path)
+
+
+def test_runs_of_the_search_are_repeated_and_compared_run_by_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "each", lambda work, tasks, **_: [work(task) for task in tasks])
+    monkeypatch.setattr(records, "commit", lambda: ("0" * 12, None))
+    arms = dict.fromkeys(fair.REPEATED, (0.01,))
+    again = {"rates": arms, "seeds": [7], "folder": tmp_path, "progress": False, **TINY}
+    searched = pd.concat(
+        fair._searched(fair.Task(arm, setting, None))
+        for arm, setting in tasks_of("optimizers", arms, [7], **TINY)
+    )
+    searched = searched[searched.epoch == 2].assign(seed=7, rate=0.01)
+    where = {"commits": ["f" * 12], "places": ["elsewhere"]}
+    for shift in (0.0, 0.25):
+        shifted = searched.assign(**{m: searched[m] - shift for m in fair.VALIDATION})
+        records.save(
+            shifted,
+            "neumatch/fair-optimizers-search",
+            parameters=where,
+            seconds=1.0,
+            folder=tmp_path,
+        )
+        fair.record_processors(**{**again, "every": 2})
+        found = fair.moved(tmp_path)
+        assert found.row.tolist() == list(arms)
+        # on one processor a seed repeats a run
+        assert found[fair.VALIDATION].to_numpy() == pytest.approx(shift, abs=1e-4)
+    kept = records.load("neumatch/processors", tmp_path)
+    assert kept.attrs["parameters"]["first"] == where
+    assert not [column for column in kept if column.startswith("test ")]
+    fair.record_processors(**{**again, "every": 2, "seeds": [7, 8]})
+    with pytest.raises(ValueError, match="expected runs of the search"):
+        fair.moved(tmp_path)

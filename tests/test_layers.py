@@ -1,0 +1,181 @@
+"""CKA of two models by the names of their layers."""
+
+import dataclasses
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from modalign.cka import DegenerateError, MinibatchCKA, cka_matrix
+from modalign.layers import LayerCKA, layer_cka, run
+
+
+def network(seed=0, width=6):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, 3), nn.Tanh()
+    )
+
+
+INPUTS = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+
+
+def outputs(net, x):
+    found = []
+    for layer in net:
+        x = layer(x)
+        found.append(x)
+    return found
+
+
+def test_one_batch_gives_the_debiased_matrix_of_all_layers():
+    one, other = network().eval(), network(1, 9).eval()
+    found = layer_cka(one, [INPUTS], other=other)
+    expected = cka_matrix(outputs(one, INPUTS), outputs(other, INPUTS))
+    torch.testing.assert_close(found.matrix, expected.double(), atol=1e-5, rtol=1e-5)
+    assert found.rows == found.columns == ("0", "1", "2", "3", "4")
+
+
+def test_several_batches_are_accumulated_as_minibatch_cka():
+    one, other = network().eval(), network(1).eval()
+    found = layer_cka(one, INPUTS.split(8), other=other, layers=["0", "3"], other_layers=["3"])
+    for i, layer in enumerate((0, 3)):
+        metric = MinibatchCKA()
+        for part in INPUTS.split(8):
+            metric.update(outputs(one, part)[layer], outputs(other, part)[3])
+        assert float(found.matrix[i, 0]) == pytest.approx(float(metric.compute()), abs=1e-5)
+
+
+def test_a_model_with_itself_is_symmetric_with_a_diagonal_of_ones():
+    found = layer_cka(network(), INPUTS.split(6))
+    torch.testing.assert_close(found.matrix, found.matrix.T)
+    torch.testing.assert_close(found.matrix.diagonal(), torch.ones(5).double())
+
+
+def test_models_are_left_as_they_were_also_after_an_error():
+    net = network()
+    net[3].eval()
+    before = [(module.training, len(module._forward_hooks)) for module in net.modules()]
+    layer_cka(net, [INPUTS])
+    with pytest.raises(RuntimeError):
+        layer_cka(net, [torch.zeros(8, 5)])
+    assert [(m.training, len(m._forward_hooks)) for m in net.modules()] == before
+
+
+def test_what_a_later_layer_overwrites_in_place_is_read_before():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True))
+    apart = nn.Sequential(net[0], nn.ReLU())
+    torch.testing.assert_close(layer_cka(net, [INPUTS]).matrix, layer_cka(apart, [INPUTS]).matrix)
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.relu = nn.Linear(4, 5), nn.Linear(5, 5), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.b(self.relu(self.a(x))))
+
+
+def test_a_layer_that_runs_twice_has_two_entries():
+    torch.manual_seed(0)
+    assert layer_cka(Shared(), INPUTS.split(8)).rows == ("a", "relu", "b", "relu#2")
+
+
+@dataclasses.dataclass
+class Output:
+    loss: object
+    states: tuple
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.pool = nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, values, mask=None):
+        states, _ = self.gru(values)
+        return Output(None, (states, self.pool(states.mT)))
+
+
+def test_tuples_dataclasses_and_maps_of_any_shape_and_batches_by_name():
+    torch.manual_seed(0)
+    batches = [{"values": torch.randn(8, t, 4), "mask": torch.ones(8, t)} for t in (3, 5)]
+    found = layer_cka(Wrapped(), batches, layers=["gru", "pool", ""])
+    assert found.rows == ("gru", "pool", "")
+    assert float(found.matrix[0, 2]) == pytest.approx(1)
+
+
+def test_a_loader_with_labels_and_two_loaders_for_two_modalities():
+    labels = torch.arange(24)
+    loader = DataLoader(TensorDataset(INPUTS, labels), batch_size=8)
+    net = network()
+    one = layer_cka(net, loader)
+    torch.testing.assert_close(one.matrix, layer_cka(net, INPUTS.split(8)).matrix)
+    sounds = torch.randn(24, 7, generator=torch.Generator().manual_seed(2))
+    ear = nn.Sequential(nn.Linear(7, 5), nn.ReLU())
+    found = layer_cka(net, loader, other=ear, other_batches=sounds.split(8))
+    assert found.matrix.shape == (5, 2)
+    with pytest.raises(ValueError, match="ended after 2"):
+        layer_cka(net, loader, other=ear, other_batches=sounds[:16].split(8))
+    with pytest.raises(ValueError, match="as many examples"):
+        layer_cka(net, loader, other=ear, other_batches=sounds.split(7)[:3])
+
+
+def test_the_value_hardly_depends_on_the_size_of_the_minibatches():
+    net, x = network(), torch.randn(960, 4, generator=torch.Generator().manual_seed(3))
+    small, large = (layer_cka(net, x.split(n), layers=["0", "3"]).matrix for n in (24, 480))
+    assert float((small - large).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "batches", "message"),
+    [
+        ({}, [], "batches: expected one minibatch"),
+        ({}, [INPUTS[:3]], "4 examples or more, got 3"),
+        ({"layers": ["7"]}, [INPUTS], "layers: expected names of modules.*got 7; there are 0, 1"),
+        ({"layers": []}, [INPUTS], "layers: expected names"),
+        ({"layers": ["0", "0"]}, [INPUTS], "each once"),
+        ({"other_layers": ["x"]}, [INPUTS], "other_layers: expected names"),
+        ({}, [INPUTS / 0], "0: expected finite numbers"),
+    ],
+)
+def test_bad_input_is_named(changes, batches, message):
+    with pytest.raises(ValueError, match=message):
+        layer_cka(network(), batches, **changes)
+
+
+class Sometimes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.a(x) if len(x) > 8 else self.a(x) + self.b(x)
+
+
+def test_layers_that_never_vary_or_do_not_always_run_are_named():
+    net = network()
+    nn.init.zeros_(net[0].weight)
+    with pytest.raises(DegenerateError, match="0: nothing varies"):
+        layer_cka(net, [INPUTS])
+    with pytest.raises(ValueError, match="expected a, b to run in every batch, got a"):
+        layer_cka(Sometimes(), [INPUTS[:8], INPUTS[8:]])
+    with pytest.raises(ValueError, match="tensor of a row an example"):
+        layer_cka(nn.Sequential(nn.Flatten(0)), [torch.ones(8, 2).long()])
+
+
+def test_the_drawing_names_the_layers():
+    ax = plt.figure().subplots()
+    LayerCKA(("conv", "head"), ("a", "b"), torch.tensor([[1.0, -0.1], [0.2, 0.9]])).draw(ax)
+    assert [each.get_text() for each in ax.get_yticklabels()] == ["conv", "head"]
+    assert [each.get_text() for each in ax.get_xticklabels()] == ["a", "b"]
+    plt.close("all")
+
+
+def test_run_takes_the_first_of_a_tuple():
+    assert run(lambda x: x + 1, [1, 2]) == 2
