@@ -432,12 +432,12 @@ def text(proof: Mapping[str, Any]) -> str:
     lines = [f"{proof['title']}: {proof['marks']:g} marks, {proof['seconds']:.0f} s"]
     failed = []
     for kind in ("instructor", "untouched", "damage"):
-        lines.append(f"  {kind:<14}{proof[kind]['hold']} of {proof[kind]['tried']}")
+        lines.append(f"  {kind:<16}{proof[kind]['hold']} of {proof[kind]['tried']}")
         failed += proof[kind]["fail"]
     if proof["book"] != "runs":
         failed.append(f"the book's own notebook: {proof['book']}")
     for task, held in proof["tasks"].items():
         said = ", ".join(f"{kind} {held[kind]['hold']} of {held[kind]['tried']}" for kind in held)
-        lines.append(f"  {task:<14}{said}")
+        lines.append(f"  {task:<16}{said}")
         failed += [f"{task}, {kind}: {each}" for kind in held for each in held[kind]["fail"]]
     return "\n".join([*lines, *(f"    {each}" for each in failed)])
