@@ -16,7 +16,7 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES)
 def test_values_come_back(value):
     found = wire.decode(wire.encode(value))
     if isinstance(value, torch.Tensor):
