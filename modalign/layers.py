@@ -63,7 +63,7 @@ def layer_cka(
     layers: Sequence[str] | None = None,
     other_layers: Sequence[str] | None = None,
     other_batches: Iterable[Any] | None = None,
-    forward: Forward = run,
+    forward: Forward | None = None,
 ) -> LayerCKA:
     """Compare every layer of a model with every layer of another, over minibatches.
 
@@ -88,7 +88,7 @@ def layer_cka(
         other_layers: of the second model; those of ``layers`` by default.
         other_batches: what the second model is given, if it takes other inputs (say, another
             modality of the same examples); the same batches by default.
-        forward: ``forward(model, batch)``; see :func:`run`.
+        forward: ``forward(model, batch)``; :func:`run` by default.
 
     Raises:
         ValueError: for no batch, a name that is no module, a layer that does not run, gives no
@@ -104,6 +104,7 @@ def layer_cka(
     (('0', '2'), torch.Size([2, 2]), 1.0)
     """
     second = model if other is None else other
+    forward = forward or run
     alone = other is None and other_batches is None and other_layers is None
     sums: _Sums | None = None
     with (
