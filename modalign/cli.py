@@ -445,6 +445,8 @@ def _claims(paper: str | None, as_json: bool) -> None:
 
     Verdicts are computed from the recorded tables.
     """
+    import pandas as pd
+
     from modalign.studies import ledger
 
     table = ledger.ledger()
@@ -458,7 +460,7 @@ def _claims(paper: str | None, as_json: bool) -> None:
         print(f"{row['symbol']} {row['id']:<4} {row['verdict']}{found and f' ({found})'}")
         _paragraph("says", f"{row['says']} ({row['where']}: {row['printed']})")
         _paragraph("ours", row["value"])
-        if row["seeds"] == row["seeds"] and row["seeds"] is not None:
+        if not pd.isna(row["seeds"]):
             _paragraph("seeds", f"about {int(row['seeds'])} would decide it")
         _paragraph("page", row["chapter"].partition("#")[0])
         print()

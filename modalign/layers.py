@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -104,23 +103,15 @@ def layer_cka(
     (('0', '2'), torch.Size([2, 2]), 1.0)
     """
     second = model if other is None else other
-    forward = forward or run
+    others = layers if other_layers is None else other_layers
     alone = other is None and other_batches is None and other_layers is None
+    forward = forward or run
     sums: _Sums | None = None
-    with (
-        watching(model, layers, "layers") as mine,
-        watching(second, other_layers or layers, "other_layers") as theirs,
-    ):
-        for one, another in _together(batches, other_batches):
-            mine.clear()
-            forward(model, _moved(one, model))
-            k = dict(mine)
-            if not alone:
-                theirs.clear()
-                forward(second, _moved(another, second))
-            l = k if alone else dict(theirs)
-            sums = sums or _Sums(k, l)
-            sums.add(k, l)
+    for one, another in _together(batches, other_batches):
+        k = grams(model, one, layers, forward, "layers")
+        l = k if alone else grams(second, another, others, forward, "other_layers")
+        sums = sums or _Sums(k, l)
+        sums.add(k, l)
     if sums is None:
         raise ValueError("batches: expected one minibatch or more, got none")
     return sums.found()
@@ -169,14 +160,10 @@ class _Sums:
         return LayerCKA(self.rows, self.columns, self.between / norms)
 
 
-@contextmanager
-def watching(
-    model: nn.Module, layers: Sequence[str] | None, argument: str
-) -> Iterator[dict[str, Tensor]]:
-    """Keep the Gram matrix of each layer's output, of a model in evaluation mode.
-
-    Yields:
-        (n, n) centred products of examples by the layer's name; empty it before a pass.
+def grams(
+    model: nn.Module, batch: Any, layers: Sequence[str] | None, forward: Forward, argument: str
+) -> dict[str, Tensor]:
+    """The Gram matrix of what each layer gives in one pass, by the layer's name.
 
     Raises:
         ValueError: for a name that is no module of the model, or twice; see :func:`layer_cka`.
@@ -194,8 +181,11 @@ def watching(
 
     def keeper(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            calls = sum(each.partition("#")[0] == name for each in kept)
-            kept[f"{name}#{calls + 1}" if calls else name] = gram(output, name)
+            entry, calls = name, 1
+            while entry in kept:
+                calls += 1
+                entry = f"{name}#{calls}"
+            kept[entry] = gram(output, name)
 
         return keep
 
@@ -203,12 +193,13 @@ def watching(
     hooks = [modules[name].register_forward_hook(keeper(name)) for name in names]
     model.eval()
     try:
-        yield kept
+        forward(model, _moved(batch, model))
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
+    return kept
 
 
 def gram(output: Any, name: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from modalign import layers
 from modalign.cka import DegenerateError, MinibatchCKA, cka_matrix
 from modalign.layers import LayerCKA, layer_cka, run
 
@@ -52,6 +53,14 @@ def test_a_model_with_itself_is_symmetric_with_a_diagonal_of_ones():
     found = layer_cka(network(), INPUTS.split(6))
     torch.testing.assert_close(found.matrix, found.matrix.T)
     torch.testing.assert_close(found.matrix.diagonal(), torch.ones(5).double())
+
+
+def test_each_layer_is_read_once_in_a_pass(monkeypatch):
+    read = []
+    once = layers.gram
+    monkeypatch.setattr(layers, "gram", lambda x, name: read.append(name) or once(x, name))
+    layer_cka(network(), INPUTS.split(8))
+    assert read == ["0", "1", "2", "3", "4"] * 3
 
 
 def test_models_are_left_as_they_were_also_after_an_error():
@@ -140,6 +149,7 @@ def test_the_value_hardly_depends_on_the_size_of_the_minibatches():
         ({"layers": ["7"]}, [INPUTS], "layers: expected names of modules.*got 7; there are 0, 1"),
         ({"layers": []}, [INPUTS], "layers: expected names"),
         ({"layers": ["0", "0"]}, [INPUTS], "each once"),
+        ({"other_layers": []}, [INPUTS], "other_layers: expected names"),
         ({"other_layers": ["x"]}, [INPUTS], "other_layers: expected names"),
         ({}, [INPUTS / 0], "0: expected finite numbers"),
     ],

@@ -11,7 +11,7 @@ import pandas as pd
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import Counted, Interval, difference, excluding_zero, seed_interval
+from modalign.metrics import Interval, difference, seed_interval
 from modalign.studies import _sweep
 from modalign.studies._sweep import Task
 from modalign.studies.choosing.setting import (
@@ -218,11 +218,6 @@ def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
-
-
-def by_chance(gained: pd.DataFrame) -> Counted:
-    """How many of all intervals exclude zero, nominally and after Benjamini and Hochberg."""
-    return excluding_zero(gained)
 
 
 def levels(table: pd.DataFrame) -> dict[str, Interval]:
