@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modalign._parsing import parse
+
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("your answer")'
 START_FOLD, END_FOLD = (
@@ -55,7 +57,7 @@ class Assignment(NamedTuple):
         if self.in_words(task):
             return []
         found = []
-        for node in ast.parse(self.solution(task)).body:
+        for node in parse(self.solution(task)).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 found.append(node.name)
             elif isinstance(node, ast.Assign):

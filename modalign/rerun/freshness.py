@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 
 import modalign
+from modalign._parsing import parse
 
 if typing.TYPE_CHECKING:
     import nbformat
@@ -175,7 +176,7 @@ def _needs_of_notebook(notebook: nbformat.NotebookNode) -> Needs:
 def _parse(source: str | bytes) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a text with an invalid escape, which is no error
-        return ast.parse(source)
+        return parse(source)
 
 
 def _python(source: str) -> str | None:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import modalign
 from modalign import records
+from modalign._parsing import parse
 from modalign.rerun import freshness
 from modalign.rerun._yaml import read_yaml
 
@@ -348,7 +349,7 @@ def parameters_of(notebook: nbformat.NotebookNode, chapter: str) -> dict[str, Pa
     source = tagged[0].source if tagged else ""
     comments = collections.defaultdict(list)
     try:
-        lines = ast.parse(source).body
+        lines = parse(source).body
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:
                 comments[token.start[0]].append(token.string.lstrip("# ").strip())
