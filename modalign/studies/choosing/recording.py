@@ -1,4 +1,4 @@
-"""The search, the test, and what they say."""
+"""The search and the test."""
 
 import dataclasses
 import itertools
@@ -11,16 +11,13 @@ import pandas as pd
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import Interval, difference, seed_interval
 from modalign.studies import _sweep
 from modalign.studies._sweep import Task
 from modalign.studies.choosing.setting import (
     ARMS,
-    BASELINE,
     CONDITIONS,
     SEARCHED,
     SEEDS,
-    SMALLEST,
     TUNING,
     Setting,
     arms_of,
@@ -156,82 +153,3 @@ def arms_searched(condition: str) -> tuple[str, ...]:
     """The arms that any condition of this search tests."""
     tested = {arm for each in CONDITIONS if search_of(each) == condition for arm in arms_of(each)}
     return tuple(arm for arm in ARMS if arm in tested)
-
-
-def at_equal_seconds(table: pd.DataFrame) -> pd.Series:
-    """The measure of each run where it had used as many seconds as the baseline of its seed.
-
-    Returns:
-        By condition, arm and seed.
-    """
-    found = {}
-    for (condition, seed), part in table.groupby(["condition", "seed"], sort=False):
-        runs = {arm: each.sort_values("round") for arm, each in part.groupby("arm", sort=False)}
-        given = runs[BASELINE]["core_seconds"].iloc[-1]
-        for arm, each in runs.items():
-            # before the first score a run is at chance, which no condition is near
-            found[condition, arm, seed] = float(
-                np.interp(given, each["core_seconds"], each["measure"])
-            )
-    index = pd.MultiIndex.from_tuples(found, names=["condition", "arm", "seed"])
-    return pd.Series(list(found.values()), index=index, name="measure")
-
-
-def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
-    """What each arm gains over the baseline in each condition, with its interval and verdict.
-
-    Args:
-        table: of the test.
-        seconds: compare at equal seconds in place of equal steps.
-
-    Returns:
-        ``condition``, ``arm``, ``mean``, ``low``, ``high``, ``pairs``, ``verdict`` (of the claim
-        that the arm helps), and ``seeds`` that would decide an undecided one.
-    """
-    last = table[table["round"] == table["round"].max()]
-    measured = (
-        at_equal_seconds(table)
-        if seconds
-        else last.set_index(["condition", "arm", "seed"])["measure"]
-    )
-    rows = []
-    for condition in CONDITIONS:
-        if condition not in measured.index.get_level_values("condition"):
-            continue
-        runs = {arm: part.droplevel("arm") for arm, part in measured[condition].groupby("arm")}
-        smallest = SMALLEST[CONDITIONS[condition].get("dataset", "shapes")]
-        for arm in arms_of(condition)[1:]:
-            found = difference(runs[arm].to_dict(), runs[BASELINE].to_dict())
-            said = found.verdict(paper=1, smallest=smallest)
-            pairs = len(runs[arm])
-            rows.append(
-                {
-                    "condition": condition,
-                    "arm": arm,
-                    **found._asdict(),
-                    "pairs": pairs,
-                    "smallest": smallest,
-                    "verdict": said,
-                    "seeds": found.seeds_to_decide(pairs, smallest=smallest)
-                    if said == "undecided"
-                    else None,
-                }
-            )
-    return pd.DataFrame(rows).astype({"seeds": "Int64"})
-
-
-def levels(table: pd.DataFrame) -> dict[str, Interval]:
-    """The baseline's own measure in each condition."""
-    last = table[(table["round"] == table["round"].max()) & (table["arm"] == BASELINE)]
-    return {
-        condition: seed_interval(last[last["condition"] == condition]["measure"])
-        for condition in CONDITIONS
-        if condition in set(last["condition"])
-    }
-
-
-def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """Seconds and numbers in memory of each arm, as multiples of the baseline's, in ``usual``."""
-    last = table[(table["round"] == table["round"].max()) & (table["condition"] == "usual")]
-    means = last.groupby("arm", sort=False)[["core_seconds", "numbers"]].mean()
-    return means / means.loc[BASELINE]

@@ -40,6 +40,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from modalign._checks import require_choice, require_positive
 
 Dataset = Literal["shapes", "digits", "photographs"]
+HUB_DATA = "hub:"
 Optimizer = Literal["adam", "lars"]
 Normalization = Literal["none", "batch", "layer"]
 
@@ -50,7 +51,9 @@ class Setting:
 
     Attributes:
         dataset: ``"shapes"``, a picture with its sound and a sentence; ``"digits"``, a scan with
-            its recording and word; or ``"photographs"``, Flickr8k with two captions each.
+            its recording and word; ``"photographs"``, Flickr8k with two captions each; or pictures
+            with two captions or more as ``hub:NAME``, which :func:`modalign.data.load` reads, with
+            the columns ``image`` and ``captions``.
         examples: to train on, at most.
         candidates: of validation and test, at most.
         misaligned: share of the training texts that tell of another picture.
@@ -68,7 +71,7 @@ class Setting:
         seed: of all that is drawn.
     """
 
-    dataset: Dataset = "shapes"
+    dataset: str = "shapes"
     examples: int = 1000
     candidates: int = 500
     misaligned: float = 0.0
@@ -87,7 +90,8 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_choice(self.dataset, get_args(Dataset), "dataset")
+        if not self.dataset.startswith(HUB_DATA):
+            require_choice(self.dataset, (*get_args(Dataset), f"{HUB_DATA}NAME"), "dataset")
         require_choice(self.optimizer, get_args(Optimizer), "optimizer")
         require_choice(self.normalization, get_args(Normalization), "normalization")
         require_positive(learning_rate=self.learning_rate, candidates=self.candidates)
@@ -109,12 +113,16 @@ class Setting:
                 "realign, gamma: they harmonise two losses, and expect no third: cka, intra and "
                 f"code have to be 0, got {self.cka}, {self.intra} and {self.code}"
             )
-        if self.weak and self.dataset == "photographs":
+        if self.weak and self.without_sound:
             raise ValueError(f"weak: photographs have no sound, got {self.weak}")
 
     @property
     def steps(self) -> int:
         return self.seen // self.batch_size
+
+    @property
+    def without_sound(self) -> bool:
+        return self.dataset not in ("shapes", "digits")
 
     @property
     def harmonized(self) -> bool:
@@ -185,6 +193,19 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "photographs": {"dataset": "photographs", "examples": 6000, "candidates": 1000, "seen": 38_400},
 }
 """Each differs from the usual one along one axis; the last two are real data."""
+MEANING = {
+    "usual": "1,000 clean triplets, batches of 64",
+    "250 examples": "only 250 triplets",
+    "4,000 examples": "4,000 triplets",
+    "30% misaligned": "30% of the texts belong to something else",
+    "60% misaligned": "60% of the texts belong to something else",
+    "weak sound": "one view, the sound, tells little",
+    "batches of 16": "batches of 16",
+    "batches of 256": "batches of 256",
+    "digits": "spoken digits: 250 scans, recordings and words",
+    "photographs": "Flickr8k: 6,000 photographs, two captions each",
+}
+"""What a condition means for a reader's own data."""
 EVERY_ARM = ("usual", "250 examples", "30% misaligned")
 """Conditions in which pairs of methods are tested too; elsewhere the single ones."""
 SEARCHED = ("usual", "digits", "photographs")

@@ -22,6 +22,7 @@ from modalign.studies._schedules import rising_and_falling
 from modalign.studies.choosing.setting import ROUNDS, Setting
 from modalign.studies.choosing.views import HUB, OTHERS, Examples, encoders, source
 from modalign.training import fit, seeded
+from modalign.training.checks import Device
 
 DIM, PROTOTYPES, MOMENTUM, SOFTNESS = 64, 64, 0.97, 0.4
 Batch = Mapping[str, Tensor]
@@ -141,16 +142,36 @@ class Run:
     scored: Examples
 
 
-def train(setting: Setting, split: str = "validation", *, progress: bool = False) -> Run:
+def train(
+    setting: Setting,
+    split: str = "validation",
+    *,
+    method: type[Learner] | None = None,
+    device: Device = "cpu",
+    progress: bool = False,
+) -> Run:
     """Train an arm, and score it on a split after each round.
+
+    Args:
+        setting: says everything but where.
+        split: that is scored, ``"validation"`` or ``"test"``.
+        method: your own: a class below :class:`Learner` whose ``losses`` add a part.
+        device: that trains, ``"cpu"`` or ``"auto"``. Seconds are of a core, so that those of a GPU
+            do not count.
+        progress: show a bar.
 
     >>> small = Setting(examples=64, candidates=20, batch_size=16, seen=96, cka=0.1, intra=0.1)
     >>> train(small).history["epoch"].to_list()
     [1, 2, 3, 4, 5, 6]
     """
-    given = source(setting)
+    given, make = source(setting), method or Learner
     learnt, scored = given.splits["train"], given.splits[split]
-    learner = seeded(lambda: Learner(setting, given.vocabulary), setting.seed)
+    if setting.batch_size > len(learnt):
+        raise ValueError(
+            f"batch_size: expected at most the {len(learnt)} examples that there are, got "
+            f"{setting.batch_size}"
+        )
+    learner = seeded(lambda: make(setting, given.vocabulary), setting.seed)
     parameters = [each for each in learner.parameters() if each.requires_grad]
     adam = setting.optimizer == "adam"
     rate = setting.learning_rate
@@ -194,7 +215,7 @@ def train(setting: Setting, split: str = "validation", *, progress: bool = False
         backward=backward if setting.harmonized else None,
         after_step=after_step,
         evaluate=evaluate,
-        device="cpu",
+        device=device,
         seed=setting.seed,
         progress=progress,
     )
@@ -217,11 +238,12 @@ class Clock:
 @torch.no_grad()
 def embed(learner: Learner, examples: Examples) -> dict[str, Tensor]:
     """Unit vectors of every view, (n, dim)."""
-    parts = [
-        learner.joint.embed(views({name: value[rows] for name, value in examples.inputs.items()}))
-        for rows in torch.arange(len(examples)).split(250)
-    ]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    place = next(learner.parameters()).device
+    parts = []
+    for rows in torch.arange(len(examples)).split(250):
+        inputs = {name: value[rows].to(place) for name, value in examples.inputs.items()}
+        parts.append(learner.joint.embed(views(inputs)))
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
 def scores(learner: Learner, examples: Examples) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modalign._checks import require_choice
 from modalign.data import load, shapes
 from modalign.data.shapes.scene import scene_generator
 from modalign.data.shapes.text import say
@@ -68,12 +69,14 @@ class Listener(AudioEncoder):
 
 def encoders(setting: Setting, vocabulary: int) -> dict[str, Encoder]:
     """An encoder a view; photographs have a second caption in the place of a sound."""
-    digits, photographs = setting.dataset == "digits", setting.dataset == "photographs"
+    digits = setting.dataset == "digits"
     text = functools.partial(TextEncoder, vocabulary, WIDTH)
     grey = {"in_channels": 1, "patch": 1} if digits else {}
     return {
         "picture": ImageEncoder(16, WIDTH, **grey),
-        "sound": text() if photographs else Listener(WIDTH, WIDTH, sample_rate=_rate(setting)),
+        "sound": text()
+        if setting.without_sound
+        else Listener(WIDTH, WIDTH, sample_rate=_rate(setting)),
         "text": text(),
     }
 
@@ -120,7 +123,9 @@ def _weakened(given: Examples, setting: Setting, number: int) -> Examples:
 def _source(dataset: str, examples: int, candidates: int, seed: int) -> Source:
     if dataset == "shapes":
         return _world(examples, candidates, seed)
-    return _digits(examples, candidates) if dataset == "digits" else _photos(examples, candidates)
+    if dataset == "digits":
+        return _digits(examples, candidates)
+    return _photos("flickr8k" if dataset == "photographs" else dataset, examples, candidates)
 
 
 def _rate(setting: Setting) -> int:
@@ -224,12 +229,19 @@ def _digits(examples: int, candidates: int) -> Source:
     return Source(splits, tokenizer.get_vocab_size())
 
 
-def _photos(examples: int, candidates: int) -> Source:
+def _photos(name: str, examples: int, candidates: int) -> Source:
     """Photographs of 32 pixels; the first two captions of each."""
-    rows = {
-        split: load("flickr8k", split).select(range(size))
-        for split, size in (("train", examples), ("validation", candidates), ("test", candidates))
-    }
+    sizes = {"train": examples, "validation": candidates, "test": candidates}
+    rows = {split: load(name, split) for split in sizes}
+    for column in ("image", "captions"):
+        require_choice(column, tuple(rows["train"].column_names), f"dataset: {name}: column")
+    rows = {split: each.select(range(min(sizes[split], len(each)))) for split, each in rows.items()}
+    for split, each in rows.items():
+        if (fewest := min(map(len, each["captions"]), default=0)) < 2:
+            raise ValueError(
+                f"dataset: {name}: expected two captions or more of every picture, got {fewest} "
+                f"in {split}"
+            )
     tokenizer = build_tokenizer(
         (text for captions in rows["train"]["captions"] for text in captions[:2]), min_count=3
     )

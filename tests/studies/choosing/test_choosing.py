@@ -1,15 +1,18 @@
 """The study of the chapter "Choosing": arms that differ in what they say, and a fair search."""
 
 import dataclasses
+import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from modalign import records
 from modalign.metrics import excluding_zero
-from modalign.studies.choosing import recording, setting, training, views
+from modalign.studies.choosing import answers, figures, recording, setting, training, views
 from modalign.studies.choosing.setting import ARMS, BASELINE, CONDITIONS, Setting, trials
 
 TINY = {"examples": 24, "candidates": 12, "batch_size": 4, "seen": 24}
@@ -193,15 +196,144 @@ def test_gains_are_paired_by_seed_and_judged_by_the_rule():
         for i in (1, 2)
     ]
     table = pd.DataFrame(rows)
-    gained = recording.gains(table)
+    gained = answers.gains(table)
     assert gained["arm"].tolist() == [*ARMS][1:]
     assert set(gained["verdict"]) == {"holds"}
     assert gained["mean"].to_numpy() == pytest.approx(3.0)
-    at_equal = recording.at_equal_seconds(table)
+    at_equal = answers.at_equal_seconds(table)
     # after as many seconds as the baseline's two rounds, the slower arms have made one
     assert at_equal["usual", "CKA", 5] == pytest.approx(18.0)
     assert at_equal["usual", BASELINE, 5] == pytest.approx(20.0)
     assert excluding_zero(gained.assign(low=-1.0, high=7.0)).nominal == 0
+
+
+def recorded(effects, *, conditions=("usual", "250 examples"), spread=0.1):
+    """A table of the test in which an arm has an effect in every condition."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for condition in conditions:
+        for arm in setting.arms_of(condition):
+            for seed in range(8):
+                for i in (1, 2):
+                    level = 10 * i + effects.get(arm, 0.0) + spread * rng.standard_normal()
+                    row = {"condition": condition, "arm": arm, "seed": seed, "round": i}
+                    row |= {
+                        "measure": level,
+                        "sound": level,
+                        "text": level,
+                        "core_seconds": 1.0 * i,
+                    }
+                    last = {"numbers": 100.0 if arm == BASELINE else 120.0, "probe": 90.0}
+                    last |= {"cka_sound": level, "cka_text": -level, "margin": 0.0}
+                    rows.append({**row, **(last if i == 2 else dict.fromkeys(last))})
+    return pd.DataFrame(rows).astype({"numbers": float, "probe": float, "margin": float})
+
+
+def test_the_advice_is_the_largest_gain_that_holds_and_the_baseline_where_none_does():
+    table = recorded({"LARS": 2.0, "CKA": 1.0, "codebook": -1.0, "CKA + intra-modal": 9.0})
+    gained = answers.gains(table)
+    found = answers.helping(gained)
+    first = found[found["condition"] == "usual"]["arm"].tolist()
+    assert first[:2] == ["LARS", "CKA"]
+    assert "codebook" not in first
+    assert found["condition"].tolist() == sorted(found["condition"], key=[*CONDITIONS].index)
+    said = answers.advice(table)
+    assert said.index.tolist() == [setting.MEANING["usual"], setting.MEANING["250 examples"]]
+    assert said["use"].tolist() == ["LARS", "LARS"]
+    assert said["numbers"].tolist() == ["1.20", "1.20"]
+    assert said["also"].str.startswith("CKA").all()
+    harm = dict.fromkeys(setting.SINGLE[1:], -1.0)
+    none = answers.advice(recorded(harm))
+    assert none["use"].tolist() == [BASELINE, BASELINE]
+    assert none["gain"].tolist() == ["", ""]
+
+
+def test_a_gain_that_is_small_beside_what_matters_can_be_left_out():
+    gained = answers.gains(recorded({"LARS": 2.5, "CKA": 0.5}))
+    assert set(answers.helping(gained, least=1.0)["arm"]) == {"LARS"}
+
+
+def test_a_trial_at_the_end_of_its_range_is_named():
+    found = answers.at_an_end(SEARCH).set_index("arm")
+    assert not found["rate at an end"].any()
+    last = SEARCH.copy()
+    last.loc[(last.arm == "CKA") & (last.learning_rate > 0.009), "measure"] = 9.0
+    found = answers.at_an_end(last).set_index("arm")
+    assert found["rate at an end"].to_dict() == {BASELINE: False, "CKA": True}
+    assert found["knob"]["CKA"] == pytest.approx(trials("CKA")[-1]["cka"])
+
+
+def test_a_baseline_that_is_tried_once_makes_gains():
+    found = answers.untuned(SEARCH, rate=3e-4).set_index("arm").loc["CKA"]
+    assert found["once"] == pytest.approx(1.0)
+    assert found["fairly"] == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="rate"):
+        answers.untuned(SEARCH, rate=0.0)
+
+
+def test_a_diagnostic_is_correlated_over_the_means_of_the_arms():
+    table = recorded({arm: float(i) for i, arm in enumerate(ARMS)})
+    assert answers.told_by(table, "cka_sound") == pytest.approx(1.0)
+    assert answers.told_by(table, "cka_text") == pytest.approx(-1.0)
+    with pytest.raises(ValueError, match="condition"):
+        answers.diagnosed(table, "photographs")
+
+
+def test_the_figures_show_every_gain_and_mark_what_is_sure():
+    gained = answers.gains(recorded({"LARS": 2.0}, spread=1.0))
+    _, (ax, other) = plt.subplots(2)
+    figures.gain_map(ax, gained)
+    written = [each for each in ax.texts if each.get_text()]
+    assert len(written) == len(gained)
+    row = [*ARMS][1:].index("LARS")
+    bold = {each.get_position() for each in written if each.get_fontweight() == "bold"}
+    assert (0.5, row + 0.5) in bold
+    both = gained.set_index(["arm", "condition"])["verdict"]
+    assert len(bold) == both.isin(["holds", "reversed"]).sum()
+    figures.along(other, gained, "examples", ["LARS", "CKA"])
+    assert [each.get_text() for each in other.get_xticklabels()] == ["250", "1,000", "4,000"]
+    for wrong in ({"axis": "colour", "arms": ["CKA"]}, {"axis": "examples", "arms": [BASELINE]}):
+        with pytest.raises(ValueError, match="axis|arms"):
+            figures.along(other, gained, **wrong)
+    plt.close("all")
+
+
+def test_pictures_with_captions_of_ones_own_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 8), ("validation", 5), ("test", 5)):
+        folder = tmp_path / split
+        folder.mkdir()
+        lines = []
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(
+                folder / f"{i}.png"
+            )
+            captions = [f"thing {i % 3} here", f"a thing {i % 3}", "one more"]
+            lines.append(json.dumps({"file_name": f"{i}.png", "captions": captions}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    given = {"dataset": f"hub:{tmp_path}", "batch_size": 4, "seen": 24, "candidates": 50}
+    run = training.train(Setting(**given))
+    assert len(run.learnt) == 8
+    assert len(run.scored) == 5
+    assert np.isfinite(run.history["measure"]).all()
+    with pytest.raises(ValueError, match="batch_size: expected at most the 8 examples"):
+        training.train(Setting(**{**given, "batch_size": 16, "seen": 96}))
+    lines[0] = json.dumps({"file_name": "0.png", "captions": ["alone"]})
+    (tmp_path / "test" / "metadata.jsonl").write_text("\n".join(lines))
+    views._source.cache_clear()
+    with pytest.raises(ValueError, match="two captions or more of every picture, got 1 in test"):
+        training.train(Setting(**given))
+
+
+def test_a_method_of_ones_own_adds_its_part():
+    class Shrinking(training.Learner):
+        def losses(self, batch):
+            vectors = self.joint.embed(training.views(batch)).values()
+            return {**super().losses(batch), "spread": 0.1 * sum(z.std(0).sum() for z in vectors)}
+
+    run = training.train(Setting(**TINY), method=Shrinking)
+    assert np.isfinite(run.history["spread"]).all()
+    assert not run.history["measure"].isna().any()
 
 
 def test_a_sweep_searches_freezes_and_tests(tmp_path, monkeypatch):
