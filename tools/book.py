@@ -420,7 +420,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", type=Path, help="where to put _build/, the root by default")
     verb = verbs.add_parser("chapter", help="execute one chapter (what execute calls)")
     verb.add_argument("notebook", type=Path)
-    verb.add_argument("position", type=int, help="line of its progress bar")
+    verb.add_argument("position", type=int, nargs="?", default=0, help="line of its progress bar")
     return top
 
 
@@ -432,7 +432,7 @@ def perform(given: argparse.Namespace) -> int:
         return keep(root)
     if given.verb == "render":
         return render(root, (given.output or root).resolve(), given.committed)
-    return execute_chapter(root, given.notebook, given.position)
+    return execute_chapter(root, given.notebook.resolve(), given.position)
 
 
 def main() -> int:
