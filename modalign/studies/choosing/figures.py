@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from modalign._checks import require_choice
-from modalign.studies.choosing.setting import ARMS, CONDITIONS, SINGLE
+from modalign.studies.choosing.setting import ARMS, BASELINE, CONDITIONS, SINGLE
 
 AXES: dict[str, dict[str, float]] = {
     "examples": {"250 examples": 250, "usual": 1000, "4,000 examples": 4000},
@@ -84,3 +84,33 @@ def along(ax: Axes, gained: pd.DataFrame, axis: str, arms: Sequence[str]) -> Non
     ax.set_xticks(sorted(places.values()), [f"{each:,}" for each in sorted(places.values())])
     ax.minorticks_off()
     ax.set(xlabel=axis, ylabel="gain in points")
+
+
+def rates(ax: Axes, search: pd.DataFrame, arms: Sequence[str]) -> None:
+    """Validation scores of the search against the learning rate: the baseline and some arms.
+
+    Args:
+        ax: to draw on.
+        search: of one condition.
+        arms: that are drawn in colour beside the baseline; the other single methods of the same
+            optimiser are thin and grey.
+
+    Raises:
+        ValueError: for an arm that is no single method.
+    """
+    for arm in arms:
+        require_choice(arm, SINGLE[1:], "arms")
+    means = search.groupby(["arm", "learning_rate"])["measure"].mean()
+    same = [arm for arm in SINGLE if "optimizer" not in ARMS[arm].changes]
+    for arm in dict.fromkeys([*same, *arms]):
+        line = means[arm].sort_index()
+        if arm == BASELINE:
+            ax.plot(line.index, line, color="black", marker="o", linewidth=2.2, label=arm)
+        elif arm in arms:
+            n = list(arms).index(arm)
+            looks = {"color": sns.color_palette("colorblind")[n], "marker": "sD^v"[n % 4]}
+            ax.plot(line.index, line, label=arm, **looks)
+        else:
+            ax.plot(line.index, line, color="0.7", linewidth=0.9, zorder=0)
+    ax.set_xscale("log")
+    ax.set(xlabel="learning rate", ylabel="R@10 in percent, validation")

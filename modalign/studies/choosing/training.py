@@ -21,6 +21,7 @@ from modalign.projection import RandomProjection
 from modalign.studies._schedules import rising_and_falling
 from modalign.studies.choosing.setting import ROUNDS, Setting
 from modalign.studies.choosing.views import HUB, OTHERS, Examples, encoders, source
+from modalign.studies.data import views
 from modalign.training import fit, seeded
 from modalign.training.checks import Device
 
@@ -96,16 +97,6 @@ def project_inputs(joint: JointEmbedding, seed: int) -> None:
         with torch.no_grad():
             first.weight.copy_(matrix.T if words else matrix.view_as(first.weight))
         first.weight.requires_grad_(False)
-
-
-def views(batch: Batch) -> dict[str, dict[str, Tensor]]:
-    """A batch as the joint embedding takes it: the inputs of each view."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, value in batch.items():
-        view, _, given = name.partition(".")
-        if given:
-            found.setdefault(view, {})[given] = value
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -292,6 +292,12 @@ def test_the_figures_show_every_gain_and_mark_what_is_sure():
     assert len(bold) == both.isin(["holds", "reversed"]).sum()
     figures.along(other, gained, "examples", ["LARS", "CKA"])
     assert [each.get_text() for each in other.get_xticklabels()] == ["250", "1,000", "4,000"]
+    many = pd.concat([SEARCH[SEARCH.arm == "CKA"].assign(arm=arm) for arm in setting.SINGLE])
+    other.clear()
+    figures.rates(other, many, ["LARS", "CKA"])
+    assert other.get_legend_handles_labels()[1] == [BASELINE, "CKA", "LARS"]
+    with pytest.raises(ValueError, match="arms"):
+        figures.rates(other, many, ["LARS + batch norm"])
     for wrong in ({"axis": "colour", "arms": ["CKA"]}, {"axis": "examples", "arms": [BASELINE]}):
         with pytest.raises(ValueError, match="axis|arms"):
             figures.along(other, gained, **wrong)
