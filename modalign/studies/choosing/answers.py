@@ -198,3 +198,19 @@ def told_by(table: pd.DataFrame, name: str, condition: str = "usual") -> float:
     """Spearman's correlation of a diagnostic and the measure over the arms' means."""
     means = diagnosed(table, condition)
     return float(stats.spearmanr(means[name], means["measure"]).statistic)
+
+
+def broken(table: pd.DataFrame) -> pd.DataFrame:
+    """How many runs of each arm in each condition end below half of the baseline's mean there.
+
+    Returns:
+        ``arm``, ``condition``, ``broken``, and ``stuck``: those of them whose last round took no
+        step, as a curriculum accepted no batch any more.
+    """
+    last = table[table["round"] == table["round"].max()]
+    base = last[last["arm"] == BASELINE].groupby("condition")["measure"].mean()
+    low = last["measure"] < last["condition"].map(base) / 2
+    none = low & (last["accepted"] == 0) if "accepted" in last else low & False
+    counted = last.assign(broken=low, stuck=none)
+    columns = ["arm", "condition"]
+    return counted.groupby(columns, sort=False)[["broken", "stuck"]].sum().reset_index()

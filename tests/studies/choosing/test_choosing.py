@@ -279,6 +279,17 @@ def test_a_diagnostic_is_correlated_over_the_means_of_the_arms():
         answers.diagnosed(table, "photographs")
 
 
+def test_runs_that_broke_down_are_counted_and_those_that_took_no_step_any_more():
+    table = recorded({}).assign(accepted=0.9)
+    here = (table["arm"] == "curriculum") & (table["condition"] == "usual") & (table["round"] == 2)
+    table.loc[here & (table["seed"] < 3), "measure"] = 4.0
+    table.loc[here & (table["seed"] < 2), "accepted"] = 0.0
+    found = answers.broken(table).set_index(["arm", "condition"])
+    assert found.loc[("curriculum", "usual")].tolist() == [3, 2]
+    assert found["broken"].sum() == 3
+    assert answers.broken(table.drop(columns="accepted"))["stuck"].sum() == 0
+
+
 def test_the_figures_show_every_gain_and_mark_what_is_sure():
     gained = answers.gains(recorded({"LARS": 2.0}, spread=1.0))
     _, (ax, other) = plt.subplots(2)
