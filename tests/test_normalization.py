@@ -867,11 +867,6 @@ LSTM_REFUSED = {
         r"hx: expected h of shape \(1, 5, 6\), got float64 \(1, 3, 6\)",
     ),
     "a state alone": ((draw(), states()[0]), TypeError, "hx: expected tuple"),
-    "packed": (
-        (nn.utils.rnn.pack_padded_sequence(draw(), torch.tensor([4] * 5)),),
-        TypeError,
-        "x: .*PackedSequence",
-    ),
 }
 
 
