@@ -5,8 +5,9 @@ import functools
 import inspect
 import pathlib
 import shutil
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -57,6 +58,15 @@ def _plain(value: object, kind: Any) -> object:
     return number if fits else value
 
 
+def _foreign(value: object, kind: Any) -> bool:
+    """Whether a value is of another type altogether, and no tensor of another shape or dtype."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return all(_foreign(value, each) for each in get_args(kind))
+    if hasattr(kind, "dim_str"):
+        return not isinstance(value, kind.array_type)
+    return not is_bearable(value, kind, conf=_conf)
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Hold a function's arguments against the shapes and types in its signature.
 
@@ -94,11 +104,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 if name != "self"
             ]
             foreign = any(
-                not isinstance(came[name], kind.array_type)
-                if hasattr(kind, "dim_str")
-                else not is_bearable(came[name], kind, conf=_conf)
-                for name, kind in kinds.items()
-                if name != "self"
+                _foreign(came[name], kind) for name, kind in kinds.items() if name != "self"
             )
             raise (TypeError if foreign else ValueError)(
                 f"{function.__qualname__}: arguments do not fit the signature "

@@ -59,6 +59,29 @@ def everyones(value: Any) -> list[Any]:
     return found
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes; the gradient of the sum of all losses is the sum of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Sum.apply(gradient)  # type: ignore[no-untyped-call]
+
+
+def summed_with_gradient(x: Tensor) -> Tensor:
+    """The sum of a tensor over processes; all wait for each other, in the backward pass too.
+
+    Without ``torch.distributed`` that is x itself.
+    """
+    total: Tensor = x if processes() == 1 else _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
 def summed(x: Tensor) -> None:
     """Replace a tensor by its sum over processes."""
     distributed.all_reduce(x)

@@ -74,6 +74,13 @@ def require_settings(settings: dict[str, Any], direction: str) -> None:
         high = float("inf") if name in ("lr", "eps") else 1
         if not 0 <= value < high:
             raise ValueError(f"{name}: expected a number from 0, below {high}, got {value}")
+    most = settings["trust_clip"]
+    if isinstance(most, bool) or not isinstance(most, Real | None):
+        raise TypeError(f"trust_clip: expected a number or None, got {describe(most)}")
+    if most is not None and not 0 < float(most) < float("inf"):
+        raise ValueError(f"trust_clip: expected a number above 0 or None, got {most}")
+    if not isinstance(settings["adapt"], bool):
+        raise TypeError(f"adapt: expected True or False, got {describe(settings['adapt'])}")
     for name in ("maximize", "foreach"):
         if not isinstance(settings[name], bool | None):
             raise TypeError(f"{name}: expected True or False, got {describe(settings[name])}")

@@ -1,5 +1,7 @@
 """Numerics that only guard digits, so that the method files can be read as their chapters."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,17 @@ def nan_beyond_product(c: Tensor, w: Tensor, h: Tensor) -> Tensor:
 def nan_for_infinite(variance: Tensor) -> Tensor:
     """Return variances with NaN for those that overflowed, to divide by."""
     return torch.where(variance.isinf(), torch.nan, variance)
+
+
+def alike(ws: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Lists of one device and dtype; on the CPU of a size that its cache holds."""
+    lists: dict[tuple[torch.device, torch.dtype, int], list[Tensor]] = {}
+    before = 0
+    for w in ws:
+        block = before // 2**18 if w.device.type == "cpu" else 0
+        lists.setdefault((w.device, w.dtype, block), []).append(w)
+        before += w.numel()
+    return lists.values()
 
 
 def divide_into(divisors: list[Tensor], dividends: list[Tensor]) -> None:

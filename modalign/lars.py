@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modalign._lars_checks import own_settings, require_parameters, require_settings, require_step
-from modalign._numerics import divide_into, nan_beyond, wide_norm, wide_norms, zeros_or_nan
+from modalign._lars_state import complete, remembered
+from modalign._numerics import alike, divide_into, nan_beyond, wide_norm, wide_norms, zeros_or_nan
 
 
 class LARS(torch.optim.Optimizer):
@@ -18,9 +19,10 @@ class LARS(torch.optim.Optimizer):
 
     Paper eq. 4 (Wang et al. 2020), after You et al. (2017): a tensor w with direction u moves by
     ``eta |w| u / |u|``, so one learning rate sets the pace of all. Biases and parameters of
-    normalisation are scaled like the rest. Where w or u is zero the step is ``eta u``, so what
-    starts at zero moves too. With ``direction="adam"`` u is Adam's bias-corrected step, and the
-    method is LAMB (You et al. 2020) without weight decay, clipping or bounds on the ratio.
+    normalisation are scaled like the rest, as in the paper, unless their group has ``adapt=False``.
+    Where w or u is zero the step is ``eta u``, so what starts at zero moves too. With
+    ``direction="adam"`` u is Adam's bias-corrected step, and the method is LAMB (You et al. 2020)
+    without weight decay and clipping of gradients.
 
     Scaling gradients *before* Adam would do nothing, as Adam takes any scale out. A gradient that
     is not finite makes its own tensor NaN and leaves the others alone; ``torch.amp.GradScaler``
@@ -29,9 +31,10 @@ class LARS(torch.optim.Optimizer):
 
     Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole. Half precision is
     refused: bfloat16 loses steps of less than 1/256, and with them the one pace. There is no weight
-    decay, which could only turn a step whose norm is fixed, and none of AdamW's ``amsgrad``,
-    ``capturable``, ``differentiable`` and ``fused``. O(n) time for n parameters; memory for 2 n
-    numbers of state with ``"adam"``, n with momentum, none otherwise.
+    decay: within u it could only turn a step whose norm is fixed, and decoupled, as in AdamW, it is
+    a second step beside it, after which no tensor moves by the share eta any more. Nor is there
+    ``amsgrad``, ``capturable``, ``differentiable`` or ``fused``. O(n) time for n parameters; memory
+    for 2 n numbers of state with ``"adam"``, n with momentum, none otherwise.
 
     Args:
         params: tensors, named or not, or groups of them with settings of their own.
@@ -40,6 +43,10 @@ class LARS(torch.optim.Optimizer):
         betas: decay of Adam's two averages (PyTorch's defaults; the paper gives none).
         eps: added to the root of Adam's second average.
         momentum: with ``"sgd"``, u <- momentum u + gradient, as in ``torch.optim.SGD``.
+        adapt: False, in a group of biases and norms, leaves it out: its steps are ``eta u``, those
+            of Adam or SGD, and it needs an ``lr`` of its own.
+        trust_clip: largest ratio ``|w| / |u|``, if any: a longer step becomes ``trust_clip eta u``.
+            1 is ``trust_clip=True`` of timm's Lamb, ``a / eta`` the clipping of LARC at rate a.
         maximize: climb instead.
         foreach: False for the literal step, tensor by tensor, which shards always take.
 
@@ -67,10 +74,13 @@ class LARS(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.0,
+        adapt: bool = True,
+        trust_clip: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
     ) -> None:
         settings = {"lr": lr, "direction": direction, "maximize": maximize, "foreach": foreach}
+        settings |= {"adapt": adapt, "trust_clip": trust_clip}
         settings |= own_settings(direction, betas=betas, eps=eps, momentum=momentum)
         require_settings(settings, direction)
         super().__init__(params, settings)
@@ -96,12 +106,12 @@ class LARS(torch.optim.Optimizer):
             for w in ws:
                 if type(w) not in plain:
                     self._literal_step(w, group)
-            for alike in _alike([w for w in ws if type(w) in plain]):
-                self._step(alike, group)
+            for each in alike([w for w in ws if type(w) in plain]):
+                self._step(each, group)
         return loss
 
     def trust_ratios(self) -> dict[Tensor, float]:
-        """Return ``|w| / |u|`` of every tensor that the last step moved; 1 where a norm was 0."""
+        """Return ``|w| / |u|`` of every tensor that the last step moved, 1 if it was not scaled."""
         return {
             w: ratio
             for ws, rates, scale in self._ratios
@@ -111,7 +121,7 @@ class LARS(torch.optim.Optimizer):
     def _literal_step(self, w: Tensor, group: dict[str, Any]) -> None:
         """Move one tensor, line by line as the chapter says."""
         (g,), eta = _gradients([w]), float(group["lr"]) * (-1 if group["maximize"] else 1)
-        state = self._state(w, group)
+        state = remembered(self.state[w], w, group)
         if group["direction"] == "adam":
             (beta1, beta2), eps, t = group["betas"], group["eps"], state["step"]
             m, v = state["exp_avg"], state["exp_avg_sq"]
@@ -123,14 +133,17 @@ class LARS(torch.optim.Optimizer):
             u = g
             if group["momentum"]:
                 u = state["momentum_buffer"].mul_(group["momentum"]).add_(g)
-        w_norm, u_norm = wide_norm(w), wide_norm(u)
-        zero = w_norm == 0 or u_norm == 0
-        if zero:
-            w -= eta * u  # eq-pace-zero
-        else:
+        w_norm, u_norm, most = wide_norm(w), wide_norm(u), group["trust_clip"]
+        scaled = group["adapt"] and w_norm != 0 and u_norm != 0
+        ratio = w_norm / u_norm if scaled else 1.0
+        if group["adapt"] and most is not None and ratio > most:
+            scaled, ratio = False, most
+        if scaled:
             w -= eta * w_norm * (u / u_norm)  # eq-pace-lars, paper eq. 4
+        else:
+            w -= eta * ratio * u  # eq-pace-zero
         one = torch.ones(1, dtype=torch.float64, device="cpu")
-        self._ratios.append(([w], one if zero else one * w_norm / u_norm, one))
+        self._ratios.append(([w], one * ratio, one))
 
     def _step(self, ws: list[Tensor], group: dict[str, Any]) -> None:
         """Move tensors of one device and dtype by the same step, in a few calls."""
@@ -138,6 +151,9 @@ class LARS(torch.optim.Optimizer):
         w_norm, u_norm = wide_norms([*ws, *u]).chunk(2)
         # u is to be multiplied by its scale: what divides by the norm of u takes that out again
         rates = torch.where(w_norm * u_norm == 0, scale, w_norm / u_norm + 0 * scale)
+        if group["trust_clip"] is not None:
+            rates = torch.minimum(rates, group["trust_clip"] * scale)
+        rates = rates if group["adapt"] else scale
         etas = list((group["lr"] * rates).to(ws[0]).unbind())
         sign = 1 if group["maximize"] else -1
         torch._foreach_addcmul_(ws, u, etas, value=sign)  # eq-pace-lars, eq-pace-zero
@@ -145,7 +161,7 @@ class LARS(torch.optim.Optimizer):
 
     def _adam(self, ws: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
         """Adam's steps, and the number that each is to be multiplied by."""
-        (beta1, beta2), states = group["betas"], [self._state(w, group) for w in ws]
+        (beta1, beta2), states = group["betas"], [remembered(self.state[w], w, group) for w in ws]
         m, v = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
         g, steps = _gradients(ws), [state["step"] for state in states]
         torch._foreach_lerp_(m, g, 1 - beta1)
@@ -164,7 +180,7 @@ class LARS(torch.optim.Optimizer):
         """The gradients, or their sums with momentum, over their norms, and these."""
         u = _gradients(ws)
         if group["momentum"]:
-            sums = [self._state(w, group)["momentum_buffer"] for w in ws]
+            sums = [remembered(self.state[w], w, group)["momentum_buffer"] for w in ws]
             torch._foreach_mul_(sums, group["momentum"])
             torch._foreach_add_(sums, u)
             u = sums
@@ -172,18 +188,6 @@ class LARS(torch.optim.Optimizer):
         norms = torch.where(norms == 0, 1, norms)
         divisors = list(norms.to(ws[0]).unbind())
         return list(torch._foreach_div(u, divisors)), norms
-
-    def _state(self, w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """What is remembered of a tensor, made at its first step."""
-        state: dict[str, Any] = self.state[w]
-        names: tuple[str, ...] = ("momentum_buffer",) if group.get("momentum") else ()
-        if group["direction"] == "adam":
-            names = ("exp_avg", "exp_avg_sq")
-            state["step"] = int(state.get("step", 0)) + 1
-        for name in names:
-            if state.get(name) is None:
-                state[name] = torch.zeros_like(w)
-        return state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add tensors with settings of their own, as of ``torch.optim.Optimizer``."""
@@ -196,25 +200,15 @@ class LARS(torch.optim.Optimizer):
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a checkpoint, a copy or a pickle, if LARS can go on from it."""
-        defaults = state.get("defaults") or self.defaults
-        for group in state["param_groups"]:
-            group.update({**defaults, **group})
-            require_settings(group, defaults["direction"])
+        """Take the state of a checkpoint, a copy or a pickle, if LARS can go on from it.
+
+        What it does not say of a group, such as an older one, stays as the group was made.
+        """
+        groups, defaults = state["param_groups"], state.get("defaults") or self.defaults
+        complete(groups, getattr(self, "param_groups", groups), defaults)
         super().__setstate__(state)
         self._ratios = []
 
 
 def _gradients(ws: list[Tensor]) -> list[Tensor]:
     return [w.grad for w in ws if w.grad is not None]
-
-
-def _alike(ws: list[Tensor]) -> Iterable[list[Tensor]]:
-    """Lists of one device and dtype; on the CPU of a size that its cache holds."""
-    lists: dict[tuple[torch.device, torch.dtype, int], list[Tensor]] = {}
-    before = 0
-    for w in ws:
-        block = before // 2**18 if w.device.type == "cpu" else 0
-        lists.setdefault((w.device, w.dtype, block), []).append(w)
-        before += w.numel()
-    return lists.values()

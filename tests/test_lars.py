@@ -749,6 +749,200 @@ def test_a_state_that_does_not_fit_changes_nothing(other, message):
     torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
 
 
+def left_out(parameters, **options):
+    """Groups as many libraries make them: vectors and numbers are not scaled."""
+    plain = [p for p in parameters if p.dim() < 2]
+    rest = [p for p in parameters if p.dim() >= 2]
+    return [{"params": rest}, {"params": plain, "adapt": False, **options}]
+
+
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize(
+    ("options", "peer"),
+    [
+        ({}, torch.optim.Adam),
+        ({"betas": (0.5, 0.9), "eps": 1e-3}, torch.optim.Adam),
+        ({"direction": "sgd"}, torch.optim.SGD),
+        ({"direction": "sgd", "momentum": 0.9}, torch.optim.SGD),
+    ],
+    ids=["adam", "adam's settings", "sgd", "momentum"],
+)
+def test_what_is_left_out_of_the_scaling_moves_as_by_adam_or_sgd(options, peer, foreach):
+    ours, theirs, scaled = make_parameters(), make_parameters(), make_parameters()
+    optimizer = LARS(left_out(ours, lr=0.01), 0.05, foreach=foreach, **options)
+    settings = {name: value for name, value in options.items() if name != "direction"}
+    found = run(optimizer, ours)
+    expected = run(peer(theirs, lr=0.01, **settings), theirs)
+    all_scaled = run(LARS(scaled, 0.05, foreach=foreach, **options), scaled)
+    for i, parameter in enumerate(ours):
+        known = expected[i] if parameter.dim() < 2 else all_scaled[i]
+        torch.testing.assert_close(found[i], known, rtol=1e-9, atol=1e-12)
+    ratios = optimizer.trust_ratios()
+    assert {ratios[p] for p in ours if p.dim() < 2} == {1.0}
+
+
+def test_lars_of_another_package_which_leaves_vectors_out():
+    """Its rate and its trust coefficient are factors of ours."""
+    ours, theirs = (make_parameters()[:-3] for _ in range(2))
+    found = run(LARS(left_out(ours, lr=0.1), 0.1 * 0.02, direction="sgd"), ours)
+    peer = pytorch_optimizer.LARS(theirs, lr=0.1, momentum=0.0, trust_coefficient=0.02)
+    for a, b in zip(found, run(peer, theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=0)
+
+
+def larc(parameters, steps, *, lr, trust_coefficient):
+    """LARC with clipping (You et al. 2017, as NVIDIA's apex has it) in front of SGD."""
+    ws = [parameter.detach().clone() for parameter in parameters]
+    for step in range(steps):
+        set_gradients(parameters, step)
+        for w, parameter in zip(ws, parameters, strict=True):
+            g = parameter.grad
+            if w.norm() != 0 and g.norm() != 0:
+                adaptive = trust_coefficient * w.norm() / g.norm()
+                g = g * min(adaptive / lr, 1)
+            w -= lr * g
+    return ws
+
+
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("lr", [1e-4, 1e-2, 1.0])
+def test_a_bound_on_the_ratio_is_the_clipping_of_larc(lr, foreach):
+    """But for tensors of zeros, whose rate there is the clipped one at once."""
+    eta, parameters = 0.02, make_parameters()[:-2]
+    expected = larc(make_parameters()[:-2], 6, lr=lr, trust_coefficient=eta)
+    optimizer = LARS(parameters, eta, direction="sgd", trust_clip=lr / eta, foreach=foreach)
+    for found, known in zip(run(optimizer, parameters, 6), expected, strict=True):
+        torch.testing.assert_close(found, known, rtol=1e-9, atol=1e-12)
+
+
+@every_direction
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("most", [1e-3, 1, 30.0])
+def test_a_bound_on_the_ratio(options, foreach, most):
+    """It is the smaller of the bound and of what the ratio is without one, zero norms included."""
+    bound, free = make_parameters(), make_parameters()
+    clipped = LARS(bound, trust_clip=most, foreach=foreach, **options)
+    plain = LARS(free, foreach=foreach, **options)
+    before = [parameter.detach().clone() for parameter in free]
+    after, unbound = run(clipped, bound, 1), run(plain, free, 1)
+    of = plain.trust_ratios()
+    for i, (p, q) in enumerate(zip(bound, free, strict=True)):
+        expected = min(of[q], most)
+        assert clipped.trust_ratios()[p] == pytest.approx(expected)
+        moves = after[i] - before[i], (unbound[i] - before[i]) * (expected / of[q])
+        torch.testing.assert_close(*moves, rtol=1e-6, atol=1e-9)
+    assert any(of[q] > most for q in free)
+
+
+@every_direction
+def test_a_bound_that_is_never_met_changes_nothing(options):
+    found = []
+    for more in ({}, {"trust_clip": 1e12}, {"trust_clip": None, "adapt": True}):
+        parameters = make_parameters()
+        found.append(run(LARS(parameters, **options, **more), parameters))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=0)
+
+
+@every_direction
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("more", [{"adapt": False}, {"trust_clip": 0.5}], ids=["left", "bound"])
+def test_a_gradient_of_nan_stays_in_its_tensor_there_too(options, more, foreach):
+    parameters = make_parameters()
+    set_gradients(parameters, 0)
+    parameters[0].grad[0, 0] = NAN
+    LARS(parameters, foreach=foreach, **more, **options).step()
+    assert parameters[0].isnan().any()
+    assert all(p.isfinite().all() for p in parameters[1:])
+
+
+@every_direction
+def test_flags_of_groups_come_back(options):
+    """Through a file, a copy and a pickle; a checkpoint of before they existed takes nothing."""
+    whole, parts = make_parameters(), make_parameters()
+    settings = {"trust_clip": 2.0, **options}
+    expected = run(LARS(left_out(whole, lr=0.01), **settings), whole, 6)
+    run(optimizer := LARS(left_out(parts, lr=0.01), **settings), parts, 3)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert [group["adapt"] for group in state["param_groups"]] == [True, False]
+    copied = pickle.loads(pickle.dumps(optimizer))
+    bare = LARS([{"params": group["params"]} for group in optimizer.param_groups], **options)
+    bare.load_state_dict(state)  # what the checkpoint says counts
+    moved = [p for group in copied.param_groups for p in group["params"]]
+    for other, parameters in ((copied, moved), (bare, parts)):
+        order = parameters if other is bare else [moved[i] for i in reorder(parts)]
+        for found, known in zip(run(other, order, 3, first=3), expected, strict=True):
+            torch.testing.assert_close(found, known, rtol=0, atol=0)
+
+
+def reorder(parameters):
+    """Where each parameter is in the groups of left_out."""
+    grouped = [p for group in left_out(parameters) for p in group["params"]]
+    return [next(i for i, q in enumerate(grouped) if q is p) for p in parameters]
+
+
+def without_flags(optimizer):
+    """The state dict as it was before there were flags."""
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state["param_groups"]:
+        del group["adapt"], group["trust_clip"]
+    return state
+
+
+@every_direction
+def test_an_older_checkpoint_goes_on_as_it_did(options):
+    whole, parts = make_parameters(), make_parameters()
+    expected = run(LARS(whole, **options), whole, 6)
+    run(optimizer := LARS(parts, **options), parts, 3)
+    resumed = LARS(parts, **options)
+    resumed.load_state_dict(without_flags(optimizer))
+    for found, known in zip(run(resumed, parts, 3, first=3), expected, strict=True):
+        torch.testing.assert_close(found, known, rtol=0, atol=0)
+
+
+def test_flags_that_a_checkpoint_does_not_say_stay_as_groups_were_made():
+    parameters = make_parameters()
+    run(optimizer := LARS(left_out(parameters)), parameters, 2)
+    resumed = LARS(left_out(parameters), trust_clip=3.0)
+    resumed.load_state_dict(without_flags(optimizer))
+    assert [group["adapt"] for group in resumed.param_groups] == [True, False]
+    assert [group["trust_clip"] for group in resumed.param_groups] == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("where", ["everywhere", "in a group", "in a state"])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"trust_clip": 0}, ValueError, "trust_clip: expected a number above 0 or None, got 0"),
+        ({"trust_clip": -1.0}, ValueError, "trust_clip: .*got -1.0"),
+        ({"trust_clip": NAN}, ValueError, "trust_clip: .*got nan"),
+        ({"trust_clip": INF}, ValueError, "trust_clip: .*got inf"),
+        ({"trust_clip": True}, TypeError, "trust_clip: expected a number or None, got bool True"),
+        ({"trust_clip": "1"}, TypeError, "trust_clip: .*got str '1'"),
+        ({"adapt": None}, TypeError, "adapt: expected True or False, got NoneType"),
+        ({"adapt": 0}, TypeError, "adapt: expected True or False, got int 0"),
+        ({"weight_decay": 0.1}, ValueError, "weight_decay: expected none"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(options, error, message, where):
+    parameters = make_parameters()
+    if where == "everywhere" and "weight_decay" in options:
+        error, message = TypeError, "weight_decay"
+    made = LARS(parameters)
+    state = made.state_dict()
+    state["param_groups"][0] |= options
+    calls = {
+        "everywhere": lambda: LARS(parameters, **options),
+        "in a group": lambda: LARS([{"params": parameters, **options}]),
+        "in a state": lambda: made.load_state_dict(state),
+    }
+    with pytest.raises(error, match=message):
+        calls[where]()
+
+
 def test_the_capture_of_a_cuda_graph_is_refused(monkeypatch):
     """Its replay would count no steps; without a GPU here, as torch says that one is captured."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.optim import swa_utils
 
-from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
+from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states, update_bn
 from tests import _asserts as asserts
 from tests import _inputs as inputs
 from tests._inputs import HALF, NAN
@@ -301,7 +301,7 @@ def test_wrong_types_are_refused(change, message, kind):
         "unsigned": (lambda n: n.byte(), "Int.*uint8"),
         "a list": (lambda n: n.tolist(), "list"),
         "sparse": inputs.WRONG_TYPE["sparse"],
-        "nothing": inputs.WRONG_TYPE["nothing"],
+        "nothing": (lambda n: None, "or a mask in their place, got neither"),
     }
 )
 def test_lengths_are_whole_numbers(change, message):
@@ -411,21 +411,219 @@ class Normed(nn.Module):
         return self.norm(x[valid(lengths, 5)])
 
 
-def test_update_bn_works_as_with_batch_norm():
-    batches = [((draw(seed=seed, dtype=torch.float32), LENGTHS),) for seed in range(4)]
+def padded_batches(seeds=range(4), wrap=tuple):
+    return [wrap((draw(seed=seed, dtype=torch.float32), LENGTHS)) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda network, batches: swa_utils.update_bn([(batch,) for batch in batches], network),
+        update_bn,
+        lambda network, batches: update_bn(network, iter(batches), lambda net, batch: net(batch)),
+    ],
+    ids=["PyTorch's", "ours", "by a call"],
+)
+def test_update_bn_works_as_with_batch_norm(update):
     ours, theirs = Normed(SequenceBatchNorm(3)), Normed(nn.BatchNorm1d(3))
-    for network in (ours, theirs):
-        network(batches[0][0])
+    for network, each in ((ours, update), (theirs, lambda net, batches: update_bn(net, batches))):
+        network(padded_batches()[0])
         network.eval()
-        update_bn(batches, network)
+        each(network, padded_batches())
         assert not network.training
         assert network.norm.momentum == 0.1
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     assert ours.norm.num_batches_tracked == 4
 
 
+def test_update_bn_is_that_of_pytorch():
+    """On a network of two batch norms, whose second sees what the first one makes."""
+    ours = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 5), nn.BatchNorm1d(5)).eval()
+    theirs = copy.deepcopy(ours)
+    batches = [inputs.draw(8, 3, seed=seed) + 2 for seed in range(3)]
+    update_bn(ours, batches)
+    swa_utils.update_bn(batches, theirs)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+def test_update_bn_leaves_what_is_frozen_and_gives_modes_back():
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+    network[0].eval()
+    before = copy.deepcopy(network[0].state_dict())
+    update_bn(network, [inputs.draw(8, 3)])
+    assert [module.training for module in network] == [False, True, True]
+    assert network.training
+    torch.testing.assert_close(network[0].state_dict(), before, rtol=0, atol=0)
+    assert network[2].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("batches", [[], [torch.ones(4, 3), None]], ids=["none", "a bad one"])
+def test_update_bn_that_fails_changes_nothing(batches):
+    """PyTorch's leaves statistics of nothing, training mode and no momentum behind."""
+    network = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)).eval()
+    network[0].running_mean += 1
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        update_bn(network, batches)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    assert not any(module.training for module in network.modules())
+    assert network[0].momentum == 0.3
+
+
+def test_update_bn_refuses():
+    with pytest.raises(ValueError, match="batches: expected at least one, got none"):
+        update_bn(SequenceBatchNorm(3), iter(()))
+    with pytest.raises(TypeError, match="model: expected a torch module, got function"):
+        update_bn(lambda batch: batch, [draw()])
+
+
+def holes(b=4, t=5, seed=3):
+    """A mask whose real steps lie anywhere."""
+    return torch.rand(b, t, generator=torch.Generator().manual_seed(seed)) < 0.6
+
+
+@every_option
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mask_of_lengths_is_lengths(options, training):
+    one, other = (make(**options).train(training) for _ in range(2))
+    found, expected = one(draw(), mask=valid(LENGTHS, 5)), other(draw(), LENGTHS)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mask_with_holes_is_batch_norm_of_the_steps_that_are_there(training):
+    ours, theirs, mask = make(), nn.BatchNorm1d(3).double(), holes()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.where(mask[..., None], draw(), NAN).requires_grad_()
+    ours.train(training), theirs.train(training)
+    found, expected = ours(x, mask=mask), theirs(x[mask])
+    torch.testing.assert_close(found[mask], expected)
+    assert not found[~mask].any()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    gradient = torch.autograd.grad((found * draw(seed=1)).sum(), x, retain_graph=True)[0]
+    torch.testing.assert_close(
+        gradient[mask], torch.autograd.grad((expected * draw(seed=1)[mask]).sum(), x)[0][mask]
+    )
+    assert not gradient[~mask].any()
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999))
+def test_where_the_steps_of_a_mask_lie_does_not_matter(seed):
+    """Steps that change places within the batch, padding with them, keep their values."""
+    x, mask = draw(seed=seed), holes(seed=seed)
+    mask[0, :2] = True
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+    moved_x, moved_mask = (z.flatten(0, 1)[order].view_as(z) for z in (x, mask))
+    expected = make()(x, mask=mask).flatten(0, 1)[order].view_as(x)
+    torch.testing.assert_close(make()(moved_x, mask=moved_mask), expected)
+
+
+@inputs.hostile(
+    {
+        "whole numbers": (lambda m: m.long(), "Bool.*int64"),
+        "other shape": (lambda m: m[:, :3], r"Bool.*bool \(4, 3\)"),
+        "lengths beside it": (lambda m: m, "in place of lengths, got both"),
+        "a list": (lambda m: m.tolist(), "got list"),
+        "too few steps": (lambda m: m & (m.cumsum(1) == 99), "2 un-padded steps .*got 0"),
+    }
+)
+def test_masks_are_booleans_of_the_shape_of_steps(change, message, request):
+    both = "beside" in request.node.name
+    with pytest.raises((ValueError, TypeError), match=f"mask: .*{message}"):
+        make()(draw(), LENGTHS if both else None, mask=change(holes()))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_mask_compiled():
+    asserts.same_compiled(Masked(make()), [draw(), holes()])
+
+
+class Masked(nn.Module):
+    """A norm whose second argument is a mask."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x, mask):
+        return self.norm(x, mask=mask)
+
+
+SHARES = {"even": (2, 2), "uneven": (3, 1), "one process has none": (4, 0)}
+
+
+def joint_step(norm, rows, lengths=LENGTHS):
+    """Two batches through a layer; outputs, gradients of the sum of losses, statistics."""
+    xs = [draw(seed=seed)[rows].requires_grad_() for seed in range(2)]
+    found = [norm(x, lengths[rows]) for x in xs]
+    loss = sum((y.square() * draw(seed=5)[rows] + y).sum() for y in found)
+    gradients = torch.autograd.grad(loss, [*xs, *norm.parameters()])
+    statistics = [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+    return {
+        "output": torch.stack(found, 1).detach(),
+        "by x": torch.stack(gradients[:2], 1),
+        "by parameters": list(gradients[2:]),
+        "statistics": [each.clone() for each in statistics],
+    }
+
+
+def run_rank(rank, folder):
+    """One of two processes, each with some of the sequences; what it found goes to a file."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    found = {}
+    for share, (first, _) in SHARES.items():
+        rows = slice(0, first) if rank == 0 else slice(first, 4)
+        for option, options in OPTIONS.items():
+            norm = make(**options, synchronize=True)
+            found[share, option] = joint_step(norm, rows)
+            norm.eval()  # looks at no other process: only this one calls it
+            if rank == 0:
+                found[share, option]["evaluated"] = norm(draw(), LENGTHS).detach()
+    norm = make(synchronize=True)
+    with pytest.raises(ValueError, match="x: .*2 un-padded steps .*got 1"):  # in both
+        norm(draw()[:1], torch.tensor([rank]))
+    found["one step each"] = norm(draw()[rank : rank + 1], torch.tensor([1])).detach()
+    apart = make()
+    found["alone"] = joint_step(apart, slice(2 * rank, 2 * rank + 2))["output"]
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one_on_the_joined_batch(tmp_path):
+    torch.multiprocessing.spawn(run_rank, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for share in SHARES:
+        for option, options in OPTIONS.items():
+            norm = make(**options)
+            one, found = joint_step(norm, slice(0, 4)), [each[share, option] for each in ranks]
+            for name in ("output", "by x"):
+                torch.testing.assert_close(torch.cat([each[name] for each in found]), one[name])
+            for a, b, both in zip(*(each["by parameters"] for each in [*found, one]), strict=True):
+                torch.testing.assert_close(a + b, both)
+            for each in found:
+                torch.testing.assert_close(each["statistics"], one["statistics"])
+            torch.testing.assert_close(found[0]["evaluated"], norm.eval()(draw(), LENGTHS))
+    single = make()(draw()[:2], torch.tensor([1, 1]))
+    torch.testing.assert_close(torch.cat([each["one step each"] for each in ranks]), single)
+    # what statistics of each process alone would give: something else
+    alone = torch.cat([each["alone"] for each in ranks])
+    assert (alone - joint_step(make(), slice(0, 4))["output"]).abs().max() > 0.1
+
+
+def test_synchronised_in_one_process_it_is_the_same():
+    one, other = make(synchronize=True), make()
+    for call in (lambda norm: norm(draw(), LENGTHS), lambda norm: norm._masked(draw(), holes())):
+        torch.testing.assert_close(call(one), call(other), rtol=0, atol=0)
+    assert "synchronize=True" in repr(one)
+
+
 def test_conversion_to_sync_batch_norm_is_refused():
-    with pytest.raises(TypeError, match="SequenceBatchNorm: .*take no lengths"):
+    with pytest.raises(TypeError, match="SequenceBatchNorm: .*take no lengths; .*synchronize=True"):
         nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(SequenceBatchNorm(3)))
 
 
@@ -669,11 +867,6 @@ LSTM_REFUSED = {
         r"hx: expected h of shape \(1, 5, 6\), got float64 \(1, 3, 6\)",
     ),
     "a state alone": ((draw(), states()[0]), TypeError, "hx: expected tuple"),
-    "packed": (
-        (nn.utils.rnn.pack_padded_sequence(draw(), torch.tensor([4] * 5)),),
-        TypeError,
-        "x: .*PackedSequence",
-    ),
 }
 
 
