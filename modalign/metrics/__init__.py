@@ -15,6 +15,7 @@ from modalign.metrics.captions import (
 )
 from modalign.metrics.classification import accuracy
 from modalign.metrics.correlation import cca
+from modalign.metrics.embeddings import retrieval_of_embeddings
 from modalign.metrics.grounding import attention_iou, pointing_game
 from modalign.metrics.intervals import (
     SYMBOLS,
@@ -53,6 +54,7 @@ __all__ = [
     "paired_table",
     "pointing_game",
     "retrieval",
+    "retrieval_of_embeddings",
     "seed_interval",
     "summarise_alignment",
     "times_of",
