@@ -12,6 +12,7 @@ from modalign.metrics.captions import (
     caption_scores,
     caption_tokens,
     corpus_bleu,
+    rouge_l,
 )
 from modalign.metrics.classification import accuracy
 from modalign.metrics.correlation import cca
@@ -55,6 +56,7 @@ __all__ = [
     "pointing_game",
     "retrieval",
     "retrieval_of_embeddings",
+    "rouge_l",
     "seed_interval",
     "summarise_alignment",
     "times_of",
