@@ -153,7 +153,9 @@ def check(
     reading = _asked(name, split, options, folder)
     if name.startswith(hub.SOURCE.name):
         hub.find(name.removeprefix(hub.SOURCE.name), download=options.get("download") is True)
-    if reading.folder is not None:
+    if reading.source is flickr8k.SOURCE and options.get("layout") == "kaggle":
+        reading.existing(flickr8k.KAGGLE)
+    elif reading.folder is not None:
         reading.require_files()
     if reading.source is snlive.SOURCE:
         beside = options.get("flickr8k_folder") or snlive.beside(reading)

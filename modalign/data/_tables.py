@@ -43,7 +43,7 @@ def rows_of(path: pathlib.Path, reading: Reading) -> list[Row]:
     suffix = path.suffix.lower()
     try:
         if suffix in SEPARATORS:
-            return reading.sift(*_delimited(path, SEPARATORS[suffix]))
+            return reading.sift(*delimited(path, SEPARATORS[suffix]))
         if suffix in JSON:
             return reading.sift(_json_rows(path), _record)
         if suffix in STORED:
@@ -56,7 +56,7 @@ def rows_of(path: pathlib.Path, reading: Reading) -> list[Row]:
         return []
 
 
-def _delimited(
+def delimited(
     path: pathlib.Path, separator: str
 ) -> tuple[Iterator[tuple[str, Fields | Problem]], Callable[[Fields | Problem], Row]]:
     """The rows below the header with their places, and what makes a row of one."""

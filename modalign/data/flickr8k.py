@@ -4,6 +4,10 @@ The official caption file also describes ``2258277193_586949ec62.jpg`` (five row
 under a misspelt name), a photograph that was never distributed. Those rows are left out where
 the photograph is absent, and the data set's description says so.
 
+Kaggle hands the photographs out in another layout: a folder ``Images/`` and a file ``captions.txt``
+in CSV with the header ``image,caption``, without the official split. ``layout="kaggle"`` reads it;
+where the lists of the official release lie in ``text/`` beside it, rows have their split.
+
 ``flickr8k-expert``: for 5,822 pairs of a test photograph and a test caption, mostly another
 photograph's, how well the caption describes the photograph, as three experts judged it.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import datasets
 
@@ -28,6 +33,7 @@ from modalign.data._files import (
     numbered_lines,
     sentence,
 )
+from modalign.data._tables import delimited
 
 LISTS = {
     "train": "text/Flickr_8k.trainImages.txt",
@@ -35,6 +41,8 @@ LISTS = {
     "test": "text/Flickr_8k.testImages.txt",
 }
 CAPTIONS = "text/Flickr8k.token.txt"
+KAGGLE = "captions.txt"
+LAYOUTS = {"official": ("images", CAPTIONS), "kaggle": ("Images", KAGGLE)}
 JUDGEMENTS = "text/ExpertAnnotations.txt"
 SCORES = ("1", "2", "3", "4")
 NEVER_DISTRIBUTED = "2258277193_586949ec62.jpg"
@@ -71,7 +79,11 @@ def parse(line: bytes) -> tuple[str, str, str]:
 
 
 def read(
-    reading: Reading, *, images: str | os.PathLike[str] | None = None, row: str = "image"
+    reading: Reading,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    row: str = "image",
+    layout: str = "official",
 ) -> datasets.Dataset:
     """Photographs with their captions, in the order of the caption file.
 
@@ -81,19 +93,27 @@ def read(
             default.
         row: ``image`` for a row a photograph, with ``captions``; ``caption`` for a row a caption,
             with ``text``.
+        layout: ``official``, or ``kaggle`` for ``Images/`` and ``captions.txt``, whose captions
+            are numbered in their order.
     """
     require_choice(row, ("image", "caption"), "flickr8k: row")
-    folder = reading.existing("images") if images is None else pathlib.Path(images)
+    require_choice(layout, tuple(LAYOUTS), "flickr8k: layout")
+    pictures, told = LAYOUTS[layout]
+    folder = reading.existing(pictures) if images is None else pathlib.Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"flickr8k: images: no folder {folder}")
-    splits = image_splits(reading)
-    captions = _captions(reading, splits)
+    if layout == "official":
+        splits = image_splits(reading)
+        captions = _captions(reading, splits)
+    else:
+        splits = _splits_if_there(reading)
+        captions = _kaggle_captions(reading, splits)
     if NEVER_DISTRIBUTED in captions and not (folder / NEVER_DISTRIBUTED).exists():
         left_out = len(captions.pop(NEVER_DISTRIBUTED))
         reading.notes.append(
             f"{left_out} captions of {NEVER_DISTRIBUTED}, never distributed, are left out"
         )
-    _refuse_uncaptioned(reading, folder, splits, captions)
+    _refuse_uncaptioned(reading, folder, splits, captions, told)
 
     def make(image: str) -> Row:
         cell = reading.image(image, folder)
@@ -190,11 +210,47 @@ def _captions(reading: Reading, splits: dict[str, str]) -> dict[str, list[tuple[
     return captions
 
 
+def _splits_if_there(reading: Reading) -> dict[str, str]:
+    """The official split where its lists are here; without them no split can be asked for."""
+    there = [name for name in LISTS.values() if reading.path(name).exists()]
+    if there or reading.split is not None:
+        return image_splits(reading)
+    reading.remark("no row has a split, for the lists of the official split are not in text/")
+    return {}
+
+
+def _kaggle_captions(
+    reading: Reading, splits: dict[str, str]
+) -> dict[str, list[tuple[str, str, str]]]:
+    """As `_captions`, from a table with the columns image and caption."""
+    captions: dict[str, list[tuple[str, str, str]]] = {}
+    path = reading.existing(KAGGLE)
+    try:
+        rows, make = delimited(path, ",")
+    except Problem as problem:
+        reading.refuse(str(path), problem)
+        return {}
+
+    def parsed(item: tuple[str, Any]) -> tuple[str, str, str]:
+        row = make(item[1])
+        if set(row) != {"image", "caption"}:
+            raise Problem(f"expected the header image,caption, got {','.join(row)}")
+        image = sentence(row["image"] or "", "file name of a photograph")
+        return item[0], image, sentence(row["caption"] or "", "caption")
+
+    for place, image, text in reading.sift(((row[0], row) for row in rows), parsed):
+        if reading.wanted(splits.get(image)):
+            before = captions.setdefault(image, [])
+            before.append((place, str(len(before)), text))
+    return captions
+
+
 def _refuse_uncaptioned(
     reading: Reading,
     folder: pathlib.Path,
     splits: dict[str, str],
     captions: dict[str, list[tuple[str, str, str]]],
+    told: str,
 ) -> None:
     """A photograph that is listed, or lies in the folder, without any caption is a bad row."""
     for image, split in splits.items():
@@ -207,7 +263,7 @@ def _refuse_uncaptioned(
                 and path.name not in captions
                 and path.name not in splits
             ):
-                reading.refuse(str(path), f"no caption of it in {CAPTIONS}")
+                reading.refuse(str(path), f"no caption of it in {told}")
 
 
 def _features(**texts: object) -> datasets.Features:
@@ -219,6 +275,7 @@ def _features(**texts: object) -> datasets.Features:
     )
 
 
+OFFICIAL = "images/*.jpg, text/Flickr8k.token.txt and text/Flickr_8k.{train,dev,test}Images.txt"
 SOURCE = Source(
     name="flickr8k",
     holds="8,091 photographs with five captions each, and the official split",
@@ -228,7 +285,7 @@ SOURCE = Source(
     read=read,
     folder="flickr8k",
     needs=(CAPTIONS, *LISTS.values()),
-    layout="images/*.jpg, text/Flickr8k.token.txt and text/Flickr_8k.{train,dev,test}Images.txt",
+    layout=f"{OFFICIAL}; or Images/*.jpg and captions.txt, for layout='kaggle'",
     checksums={
         CAPTIONS: "9b8608b02da9040581f1e3d4c8738db1fb6f63314342100432adc3962f77d71a",
         LISTS["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
@@ -244,7 +301,7 @@ EXPERT = dataclasses.replace(
     splits=("test",),
     read=read_judgements,
     needs=(JUDGEMENTS, *SOURCE.needs),
-    layout=f"{SOURCE.layout}, and text/ExpertAnnotations.txt",
+    layout=f"{OFFICIAL}, and text/ExpertAnnotations.txt",
     checksums={
         **SOURCE.checksums,
         JUDGEMENTS: "56c2b1a9e1a46ba73b8b151abd7c3c8b1676fbacadb559d0c2eb6524b166cf4f",

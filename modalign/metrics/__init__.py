@@ -12,9 +12,11 @@ from modalign.metrics.captions import (
     caption_scores,
     caption_tokens,
     corpus_bleu,
+    rouge_l,
 )
 from modalign.metrics.classification import accuracy
 from modalign.metrics.correlation import cca
+from modalign.metrics.embeddings import retrieval_of_embeddings
 from modalign.metrics.grounding import attention_iou, pointing_game
 from modalign.metrics.intervals import (
     SYMBOLS,
@@ -53,6 +55,8 @@ __all__ = [
     "paired_table",
     "pointing_game",
     "retrieval",
+    "retrieval_of_embeddings",
+    "rouge_l",
     "seed_interval",
     "summarise_alignment",
     "times_of",

@@ -1,14 +1,15 @@
-"""BLEU-1 to BLEU-4 and CIDEr-D of captions, by the scorers of the COCO captioning challenge.
+"""BLEU, CIDEr-D and ROUGE-L of captions, by the scorers of the COCO captioning challenge.
 
 The scorers are those of ``pycocoevalcap`` (Chen et al. 2015), which papers report; BLEU is of
-Papineni et al. (2002) and CIDEr-D of Vedantam et al. (2015). Score what the model says on its own:
-captions made with the true words as input (teacher forcing) score higher than any decoder does.
+Papineni et al. (2002), CIDEr-D of Vedantam et al. (2015) and ROUGE-L of Lin (2004). METEOR is left
+out: the one that papers report needs Java. Score what the model says on its own: captions made with
+the true words as input (teacher forcing) score higher than any decoder does.
 """
 
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from modalign._checks import checked, describe
 from modalign.metrics._paired import paired
 from modalign.metrics._words import words
 
+Tokenize = Callable[[str], Sequence[str]]
 _MARKS = re.compile(r"<(?:start|end|pad|bos|eos|sos|/?s)>|\[(?:cls|sep|pad|bos|eos)\]", re.I)
 
 
@@ -72,6 +74,8 @@ class CaptionScores:
 def caption_scores(
     captions: Sequence[str] | Mapping[Any, str],
     references: Sequence[Sequence[str]] | Mapping[Any, Sequence[str]],
+    *,
+    tokenize: Tokenize | None = None,
 ) -> CaptionScores:
     """Score each caption against its references, as COCO's scorers do.
 
@@ -83,13 +87,17 @@ def caption_scores(
             counts as a caption of no words.
         references: for each caption one text or more. Where both have labels (mappings, pandas
             objects) they are paired by them, in the order of the captions.
+        tokenize: what cuts a text into words, for other languages than English; by default
+            :func:`caption_tokens`, whose scores are those that papers report. It does all there is
+            to do: lower case and punctuation too.
 
     Raises:
         ValueError: for other numbers of captions than of references, fewer than 2 (every word
             would be in every photograph's references, and CIDEr 0), an example without
-            reference, a reference without words, a caption that still holds a mark, and labels
-            that one side lacks.
-        TypeError: where captions or references are no texts, or one side alone has labels.
+            reference, a reference without words, a caption that still holds a mark, labels that
+            one side lacks, and a word of ``tokenize`` that is empty or holds a space.
+        TypeError: where captions or references are no texts, one side alone has labels, or
+            ``tokenize`` gives no list of texts.
         ImportError: without ``pycocoevalcap``.
 
     >>> references = [["A dog runs .", "A brown dog runs ."], ["Two men talk .", "Men talk ."]]
@@ -103,19 +111,15 @@ def caption_scores(
     >>> f"{bleu_2:.2f}"
     '0.83 [0.71, 1.00]'
     """
-    for given, name in ((captions, "captions"), (references, "references")):
-        if isinstance(given, str) or not hasattr(given, "__len__"):
-            raise TypeError(f"{name}: expected a list, one entry a caption, got {describe(given)}")
-    if len(captions) != len(references):
-        raise ValueError(
-            f"references: expected one list a caption, got {len(references)} for {len(captions)}"
-        )
-    captions, references = paired(captions, references, ("captions", "references"))
+    captions, references = _paired(captions, references)
     if len(captions) < 2:
         raise ValueError(f"captions: expected at least 2, got {len(captions)}")
-    bleu_scorer, cider_scorer = _scorers()
-    for i, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        said, told = _example(i, caption, texts)
+    _require_scorers("caption_scores: BLEU and CIDEr are those")
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+    from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+    bleu_scorer, cider_scorer = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
+    for said, told in _examples(captions, references, tokenize):
         bleu_scorer += (said, told)
         cider_scorer += (said, told)
     bleu, _ = bleu_scorer.compute_score(option="closest")
@@ -157,31 +161,93 @@ def corpus_bleu(counts: Int64[np.ndarray, "n 10"]) -> tuple[float, ...]:
     return tuple((bleu * np.exp(min(0, 1 - 1 / ratio))).tolist())
 
 
-def _scorers() -> tuple[Any, Any]:
+def rouge_l(
+    captions: Sequence[str] | Mapping[Any, str],
+    references: Sequence[Sequence[str]] | Mapping[Any, Sequence[str]],
+    *,
+    tokenize: Tokenize | None = None,
+) -> Float64[np.ndarray, "n"]:
+    """ROUGE-L of each caption, as COCO's scorer has it; their mean is what papers report.
+
+    With l the longest common subsequence of a caption's and a reference's words, p is the largest
+    l / (words of the caption) over its references, and r the largest l / (words of the reference).
+    The score is (1 + b^2) p r / (r + b^2 p) with b = 1.2, and 0 for a caption of no words. Other
+    packages have other b, stems or references, and other numbers.
+
+    The product of the words of a caption and of its references in time.
+
+    Args:
+        captions: as :func:`caption_scores`, 1 or more.
+        references: as :func:`caption_scores`.
+        tokenize: as :func:`caption_scores`.
+
+    Returns:
+        From 0 to 1; ``difference`` of two systems' scores is a paired comparison.
+
+    Raises:
+        ValueError: as :func:`caption_scores`, but for its smallest number of captions.
+        TypeError: as :func:`caption_scores`.
+        ImportError: without ``pycocoevalcap``.
+
+    >>> references = [["A dog runs .", "A brown dog runs ."], ["Two men talk .", "Men talk ."]]
+    >>> rouge_l(["a dog runs fast", "two men talk"], references).round(3).tolist()
+    [0.88, 1.0]
+    >>> japanese = ["\u72ac\u304c\u8d70\u308b"], [["\u72ac\u304c\u8d70\u3063\u3066\u3044\u308b"]]
+    >>> rouge_l(*japanese, tokenize=list).round(3).tolist()  # by characters
+    [0.693]
+    """
+    captions, references = _paired(captions, references)
+    if not len(captions):
+        raise ValueError("captions: expected at least 1, got 0")
+    _require_scorers("rouge_l: ROUGE-L is that")
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    scorer = Rouge()
+    return np.array(
+        [
+            scorer.calc_score([said], told)
+            for said, told in _examples(captions, references, tokenize)
+        ],
+        dtype=float,
+    )
+
+
+def _require_scorers(what: str) -> None:
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise ImportError(
-            "caption_scores: BLEU and CIDEr are those of the package pycocoevalcap, which is not "
-            "installed: pip install 'modalign[captions]'"
+            f"{what} of the package pycocoevalcap, which is not installed: "
+            "pip install 'modalign[captions]'"
         )
-    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-    from pycocoevalcap.cider.cider_scorer import CiderScorer
-
-    return BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
 
 
-def _example(i: int, caption: str, references: Sequence[str]) -> tuple[str, list[str]]:
-    """Tokens of a caption and of its references, joined by spaces as the scorers take them."""
-    if isinstance(references, str) or not len(references):
-        raise ValueError(f"references[{i}]: expected a list of texts, got {references!r:.60}")
-    tokens = [_tokens(caption, f"captions[{i}]")]
-    tokens += [_tokens(text, f"references[{i}][{k}]") for k, text in enumerate(references)]
-    if "" in tokens[1:]:
-        k = tokens[1:].index("")
-        raise ValueError(f"references[{i}][{k}]: expected words, got {references[k]!r}")
-    return tokens[0], tokens[1:]
+def _paired(captions: Any, references: Any) -> tuple[Any, Any]:
+    """Both in the order of the captions."""
+    for given, name in ((captions, "captions"), (references, "references")):
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise TypeError(f"{name}: expected a list, one entry a caption, got {describe(given)}")
+    if len(captions) != len(references):
+        raise ValueError(
+            f"references: expected one list a caption, got {len(references)} for {len(captions)}"
+        )
+    return paired(captions, references, ("captions", "references"))
 
 
-def _tokens(text: str, name: str) -> str:
+def _examples(
+    captions: Any, references: Any, tokenize: Tokenize | None
+) -> Iterator[tuple[str, list[str]]]:
+    """Tokens of captions and of their references, joined by spaces as the scorers take them."""
+    for i, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"references[{i}]: expected a list of texts, got {texts!r:.60}")
+        said = _tokens(caption, f"captions[{i}]", tokenize)
+        told = [_tokens(text, f"references[{i}][{k}]", tokenize) for k, text in enumerate(texts)]
+        if "" in told:
+            k = told.index("")
+            raise ValueError(f"references[{i}][{k}]: expected words, got {texts[k]!r}")
+        yield said, told
+
+
+def _tokens(text: str, name: str, tokenize: Tokenize | None) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{name}: expected a text, got {type(text).__name__} {text!r:.60}")
     mark = _MARKS.search(text)
@@ -190,7 +256,17 @@ def _tokens(text: str, name: str) -> str:
             f"{name}: expected words alone, got {mark[0]!r} in {text!r:.60}: cut a caption at its "
             "first end mark and drop start and padding, or they are scored as words"
         )
-    return " ".join(caption_tokens(text))
+    if tokenize is None:
+        return " ".join(caption_tokens(text))
+    tokens = tokenize(text)
+    texts = isinstance(tokens, Sequence) and all(isinstance(token, str) for token in tokens)
+    if not texts or isinstance(tokens, str):
+        raise TypeError(f"tokenize: expected a list of words, got {describe(tokens)} for {name}")
+    # the scorers cut at spaces, so that such a word would be none or two
+    for token in tokens:
+        if token.split() != [token]:
+            raise ValueError(f"tokenize: expected words without spaces, got {token!r} for {name}")
+    return " ".join(tokens)
 
 
 def _counts(example: dict[str, Any]) -> list[int]:

@@ -4,7 +4,8 @@ One dynamic programme does all three: :func:`dtw` (Sakoe and Chiba 1978), :func:
 and :func:`drop_dtw` (Dvornik et al. 2021). Elements of either sequence may be dropped at a cost;
 those that are kept are aligned by a warping path, a run of pairs (snippet i, clip j) in which each
 step goes on by one in one sequence or in both. What is minimal is the sum of the costs of all
-pairs and all drops.
+pairs and all drops. A band keeps the path near the diagonal, and with open ends the snippets may be
+a part of the clips. :mod:`modalign.models.soft_warping` has the sum that can be differentiated.
 
 Four tables hold the least cost of aligning the first i snippets with the first j clips, one for
 each state of the end of the path:
@@ -56,6 +57,9 @@ class Warping(NamedTuple):
 def dtw(
     cost: Float[Tensor, "*b c s"],
     *,
+    band: int | None = None,
+    open_begin: bool = False,
+    open_end: bool = False,
     clips: Int[Tensor, "*b"] | None = None,
     snippets: Int[Tensor, "*b"] | None = None,
 ) -> Warping:
@@ -65,6 +69,13 @@ def dtw(
 
     Args:
         cost: of pairing a clip (row) with a snippet (column); a batch, or one.
+        band: how far from the diagonal a pair may be (Sakoe and Chiba 1978): of n snippets and m
+            clips, snippet i and clip j are paired where j - i is from min(0, m - n) - band to
+            max(0, m - n) + band. So a band of 0 holds a path for any two lengths. By default all
+            pairs may be.
+        open_begin: leave clips before the first snippet unmatched, at no cost.
+        open_end: leave clips after the last snippet unmatched, at no cost. With both the snippets
+            are found within the clips (subsequence DTW); of equal ends the first is taken.
         clips: how many of the rows are clips, where the batch is padded.
         snippets: how many of the columns are snippets.
 
@@ -74,8 +85,21 @@ def dtw(
     >>> cost = torch.tensor([[0.0, 5.0], [1.0, 5.0], [5.0, 0.0]])
     >>> dtw(cost)
     Warping(assignment=tensor([0, 0, 1]), cost=tensor(1.))
+    >>> among = torch.cat([torch.full((1, 2), 9.0), cost, torch.full((1, 2), 9.0)])
+    >>> dtw(among, open_begin=True, open_end=True)
+    Warping(assignment=tensor([-1, -1,  0,  1, -1]), cost=tensor(1.))
     """
-    return _warp(cost, torch.inf, torch.inf, clips, snippets, many_to_many=True)
+    return _warp(
+        cost,
+        torch.inf,
+        torch.inf,
+        clips,
+        snippets,
+        many_to_many=True,
+        band=band,
+        open_begin=open_begin,
+        open_end=open_end,
+    )
 
 
 @checked
@@ -83,12 +107,14 @@ def one_to_many_dtw(
     cost: Float[Tensor, "*b c s"],
     *,
     clip_drop: float | Float[Tensor, "*b c"] = torch.inf,
+    band: int | None = None,
     clips: Int[Tensor, "*b"] | None = None,
     snippets: Int[Tensor, "*b"] | None = None,
 ) -> Warping:
     """Each snippet has one clip or more, and a clip one snippet, or none at ``clip_drop``.
 
-    For the time and memory it takes and for the other arguments see :func:`drop_dtw`.
+    For the time and memory it takes and for the other arguments see :func:`drop_dtw` and, for
+    ``band``, :func:`dtw`.
 
     Raises:
         ValueError: as :func:`drop_dtw`, and where there are more snippets than clips.
@@ -97,7 +123,7 @@ def one_to_many_dtw(
     >>> one_to_many_dtw(cost, clip_drop=2.0)
     Warping(assignment=tensor([ 0, -1,  1]), cost=tensor(2.))
     """
-    return _warp(cost, clip_drop, torch.inf, clips, snippets, many_to_many=False)
+    return _warp(cost, clip_drop, torch.inf, clips, snippets, many_to_many=False, band=band)
 
 
 @checked
@@ -107,6 +133,7 @@ def drop_dtw(
     clip_drop: float | Float[Tensor, "*b c"],
     snippet_drop: float | Float[Tensor, "*b s"],
     many_to_many: bool = False,
+    band: int | None = None,
     clips: Int[Tensor, "*b"] | None = None,
     snippets: Int[Tensor, "*b"] | None = None,
 ) -> Warping:
@@ -123,19 +150,22 @@ def drop_dtw(
         snippet_drop: the cost of a snippet without clip; infinity forbids it.
         many_to_many: let a clip be paired with several snippets, as in the paper; by default it
             has one at most, as the truth has.
+        band: how far from the diagonal a pair may be, see :func:`dtw`.
         clips: how many of the rows are clips, where the batch is padded.
         snippets: how many of the columns are snippets.
 
     Raises:
         ValueError: for costs that are not finite, a NaN or minus infinity for a drop, empty
-            sequences, lengths beyond the matrix, where no alignment has a finite cost, and where
-            the sum is more than the dtype of the costs holds.
+            sequences, lengths beyond the matrix, a band below 0, where no alignment has a finite
+            cost, and where the sum is more than the dtype of the costs holds.
 
     >>> cost = torch.tensor([[0.0, 5.0, 5.0], [4.0, 5.0, 4.0], [5.0, 6.0, 0.0]])
     >>> drop_dtw(cost, clip_drop=2.0, snippet_drop=1.0)
     Warping(assignment=tensor([ 0, -1,  2]), cost=tensor(3.))
     """
-    return _warp(cost, clip_drop, snippet_drop, clips, snippets, many_to_many=many_to_many)
+    return _warp(
+        cost, clip_drop, snippet_drop, clips, snippets, many_to_many=many_to_many, band=band
+    )
 
 
 def _warp(
@@ -146,29 +176,28 @@ def _warp(
     snippets: Tensor | None,
     *,
     many_to_many: bool,
+    band: int | None,
+    open_begin: bool = False,
+    open_end: bool = False,
 ) -> Warping:
-    if cost.dim() < 2 or not cost.numel():
-        raise ValueError(f"cost: expected clips and snippets, got shape {tuple(cost.shape)}")
-    batch, (c, s) = cost.shape[:-2], cost.shape[-2:]
-    price = cost.detach().double().reshape(-1, c, s).transpose(1, 2)
-    b = len(price)
-    n, m = _lengths(snippets, b, s, "snippets", price), _lengths(clips, b, c, "clips", price)
-    _require_finite_costs(price, n, m)
+    price, n, m = priced(cost.detach(), clips, snippets, band)
+    batch, (b, s, c) = cost.shape[:-2], price.shape
     steps = _NEXT_PAIR + _SAME_SNIPPET + (_SAME_CLIP if many_to_many else []) + _DROPS
     tables, origins = _fill(
         price,
         _drop(snippet_drop, "snippet_drop", price, batch, s),
         _drop(clip_drop, "clip_drop", price, batch, c),
         steps,
+        open_begin=open_begin,
     )
     rows = torch.arange(b, device=price.device)
-    ends = tables[n + m, :, rows, n]
-    total, state = ends.min(1)
+    end = _open_end(tables, n, m) if open_end else m
+    total, state = tables[n + end, :, rows, n].min(1)
     if torch.isinf(total).any():
         place = int(torch.isinf(total).nonzero()[0])
         raise ValueError(
             f"cost: no alignment of the {int(m[place])} clips and {int(n[place])} snippets of "
-            f"example {place} is allowed; let drops cost less than infinity"
+            f"example {place} is allowed; let drops cost less than infinity, or widen the band"
         )
     given = total.to(cost.dtype)
     if torch.isinf(given).any():
@@ -176,8 +205,49 @@ def _warp(
             f"cost: the sum of an alignment, {float(total.abs().max()):.3g}, is more than "
             f"{describe(cost)} holds; pass float64 or rescale"
         )
-    assignment = _trace(price, origins, steps, state, n, m)
+    assignment = _trace(price, origins, steps, state, n, end)
     return Warping(assignment.reshape(*batch, c), given.reshape(batch))
+
+
+def priced(
+    cost: Float[Tensor, "*b c s"],
+    clips: Int[Tensor, "*b"] | None,
+    snippets: Int[Tensor, "*b"] | None,
+    band: int | None,
+) -> tuple[Float[Tensor, "b s c"], Int[Tensor, "b"], Int[Tensor, "b"]]:
+    """Costs by snippet and clip in float64, infinite outside the band, and both lengths.
+
+    >>> priced(torch.zeros(2, 3), None, None, 0)[0]
+    tensor([[[0., inf],
+             [0., 0.],
+             [inf, 0.]]], dtype=torch.float64)
+    """
+    if cost.dim() < 2 or not cost.numel():
+        raise ValueError(f"cost: expected clips and snippets, got shape {tuple(cost.shape)}")
+    if band is not None and band < 0:
+        raise ValueError(f"band: expected a number of places from 0, or None, got {band}")
+    c, s = cost.shape[-2:]
+    price = cost.double().reshape(-1, c, s).transpose(1, 2)
+    b = len(price)
+    n, m = _lengths(snippets, b, s, "snippets", price), _lengths(clips, b, c, "clips", price)
+    _require_finite_costs(price.detach(), n, m)
+    if band is not None:
+        i, j = (torch.arange(size, device=price.device) for size in (s, c))
+        ahead, more = j - i[:, None], (m - n)[:, None, None]
+        outside = (ahead < more.clamp(max=0) - band) | (ahead > more.clamp(min=0) + band)
+        price = price.masked_fill(outside, torch.inf)
+    return price, n, m
+
+
+def _open_end(
+    tables: Float[Tensor, "k 4 b i"], n: Int[Tensor, "b"], m: Int[Tensor, "b"]
+) -> Int[Tensor, "b"]:
+    """How many clips there are up to the last that is paired, where it costs least to stop."""
+    b = tables.shape[2]
+    ends = torch.arange(1, int(m.max()) + 1, device=n.device)
+    rows = torch.arange(b, device=n.device)[:, None]
+    totals = tables[n[:, None] + ends, PAIR, rows, n[:, None]]
+    return totals.masked_fill(ends > m[:, None], torch.inf).argmin(1) + 1
 
 
 def _fill(
@@ -185,6 +255,8 @@ def _fill(
     snippet_drop: Float[Tensor, "b s"],
     clip_drop: Float[Tensor, "b c"],
     steps: list[tuple[int, int, int, int]],
+    *,
+    open_begin: bool,
 ) -> tuple[Float[Tensor, "k 4 b i"], Int[Tensor, "k 4 b i"]]:
     """Least costs by diagonal k = i + j, state, example and i, and the step that led there."""
     b, s, c = price.shape
@@ -211,6 +283,8 @@ def _fill(
             (1, 0): snippet_drop[:, row].masked_fill(outside | (i < 1), torch.inf),
             (0, 1): clip_drop[:, column].masked_fill(outside | (j < 1), torch.inf),
         }
+        if open_begin and k <= c:
+            drops[0, 1][:, 0] = 0
         for after, numbers in by_state.items():
             found = [
                 tables[k + 2 - di - dj, before, :, 1 - di : s + 2 - di]

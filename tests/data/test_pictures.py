@@ -135,6 +135,97 @@ def test_a_photograph_without_caption_is_a_bad_row(flickr8k):
     assert "d.jpg: no caption of it" in skipped[1]
 
 
+# flickr8k as Kaggle lays it out
+
+
+@pytest.fixture
+def kaggle(tmp_path):
+    folder = tmp_path / "flickr8k"
+    for i, name in enumerate(("a.jpg", "b.jpg", "c.jpg", "d.jpg")):
+        picture(folder / "Images" / name, i)
+    lines = [f'{name}.jpg,"Caption {k} , of ""{name}"" ."\n' for name in "abcd" for k in range(2)]
+    (folder / "captions.txt").write_text("image,caption\n" + "".join(lines))
+    return folder
+
+
+def load_kaggle(folder, *args, **options):
+    with pytest.warns(UserWarning, match="no row has a split, for the lists"):
+        return data.load("flickr8k", *args, folder=folder, layout="kaggle", **options)
+
+
+def test_flickr8k_of_kaggle_is_read(kaggle):
+    rows = load_kaggle(kaggle)
+    assert rows["id"] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert rows["split"] == [None] * 4
+    assert rows[1]["captions"] == ['Caption 0 , of "b" .', 'Caption 1 , of "b" .']
+    assert rows[0]["image"].size == (60, 40)
+    each = load_kaggle(kaggle, row="caption")
+    assert each["id"][:3] == ["a.jpg#0", "a.jpg#1", "b.jpg#0"]
+    data.check("flickr8k", folder=kaggle, layout="kaggle")
+
+
+def test_both_layouts_give_the_same_rows(kaggle, tmp_path):
+    text = kaggle / "text"
+    text.mkdir()
+    for split, name in (("train", "a"), ("dev", "b"), ("test", "c")):
+        (text / f"Flickr_8k.{split}Images.txt").write_text(f"{name}.jpg\n")
+    lines = [f'{n}.jpg#{k}\tCaption {k} , of "{n}" .\n' for n in "abcd" for k in range(2)]
+    (text / "Flickr8k.token.txt").write_text("".join(lines))
+    for split in (None, "train", "validation", "test"):
+        for row in ("image", "caption"):
+            ours = data.load("flickr8k", split, folder=kaggle, layout="kaggle", row=row)
+            images = {"images": kaggle / "Images"}
+            official = data.load("flickr8k", split, folder=kaggle, row=row, **images)
+            assert ours.remove_columns("image").to_list() == (
+                official.remove_columns("image").to_list()
+            )
+            assert ours.features == official.features
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "problem"),
+    [
+        (lambda text: text.replace('b.jpg,"Caption 0 , of ""b"" ."', "b.jpg"), 4, "got 1"),
+        (lambda text: text.replace('"Caption 1 , of ""b"" ."', ""), 5, "a caption, got an empty"),
+        (lambda text: text.replace('"Caption 1 , of ""b"" ."', "one , two"), 5, "got 3"),
+        (lambda text: text.replace('b.jpg,"Caption 1', ',"Caption 1'), 5, "file name of a photog"),
+        (lambda text: text.replace('""b"" ."\nc', '""b"" .\nc'), 5, "a quote is not closed"),
+        (lambda text: text + "e.jpg,No picture .\n", 10, "no image .*e.jpg"),
+        (lambda text: text + "../secret.jpg,Outside .\n", 10, "leads out of the folder"),
+        (
+            lambda text: text.replace("image,caption", "image,text"),
+            2,
+            "expected the header image,c",
+        ),
+    ],
+)
+def test_a_bad_row_of_kaggle_is_named(kaggle, change, row, problem):
+    path = kaggle / "captions.txt"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(data.BadRow, match=rf"captions.txt, row {row}: .*{problem}"):
+        data.load("flickr8k", folder=kaggle, layout="kaggle")
+
+
+def test_kaggle_photographs_without_caption_and_files_that_lack(kaggle):
+    path = kaggle / "captions.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(data.BadRow, match=r"d.jpg: no caption of it in captions.txt"):
+        data.load("flickr8k", folder=kaggle, layout="kaggle")
+    with pytest.raises(FileNotFoundError, match=r"no .*Flickr_8k.trainImages.txt"):
+        data.load("flickr8k", "train", folder=kaggle, layout="kaggle")
+    with pytest.raises(
+        ValueError, match=r"flickr8k: layout: expected one of official, kaggle, got"
+    ):
+        data.load("flickr8k", folder=kaggle, layout="Kaggle")
+    path.write_text("")
+    with pytest.raises(data.BadRow, match=r"captions.txt: .*the file is empty"):
+        data.load("flickr8k", folder=kaggle, layout="kaggle")
+    path.unlink()
+    for ask in (data.load, data.check):
+        with pytest.raises(FileNotFoundError, match=r"no .*captions.txt. Get it from"):
+            ask("flickr8k", folder=kaggle, layout="kaggle")
+
+
 def test_a_photograph_in_two_splits_is_a_bad_row(flickr8k):
     (flickr8k / "text" / "Flickr_8k.testImages.txt").write_text("c.jpg\na.jpg\n")
     with pytest.raises(data.BadRow, match="testImages.txt, row 2: .*a.jpg is in the train list"):

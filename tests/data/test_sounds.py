@@ -1,12 +1,15 @@
-"""esc10, in full where it is, and as tiny files."""
+"""esc10, in full where it is, and as tiny files; and the formats of sounds."""
 
 from collections import Counter
 
+import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from modalign import data
+from modalign.data import audio
 
 
 def test_esc10_in_full(real_data):
@@ -116,3 +119,105 @@ def test_a_waveform_is_finite_or_refused(tmp_path):
         data.waveform({"path": str(path), "bytes": None})
     with pytest.raises(ValueError, match="rate: expected a positive number"):
         data.waveform({"path": str(path), "bytes": None}, rate=0.5)
+
+
+# formats
+
+
+TONE = 0.5 * np.sin(0.05 * np.arange(24000)).astype(np.float32)
+
+
+def m4a(path, codec="aac", options=None):
+    """A tone, by the encoders of FFmpeg."""
+    file = av.open(str(path), "w", format="ipod", options=options or {})
+    stream = file.add_stream(codec, rate=48000)
+    stream.layout = "mono"
+    samples = TONE[None] if codec == "aac" else (32767 * TONE[None]).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(
+        samples, format="fltp" if codec == "aac" else "s16p", layout="mono"
+    )
+    frame.sample_rate = 48000
+    for each in (frame, None):
+        for packet in stream.encode(each):
+            file.mux(packet)
+    file.close()
+
+
+WRITERS = {
+    "a.aiff": lambda path: soundfile.write(path, TONE, 48000, format="AIFF"),
+    "b.aif": lambda path: soundfile.write(path, TONE, 48000, format="AIFF", subtype="FLOAT"),
+    "c.opus": lambda path: soundfile.write(path, TONE, 48000, format="OGG", subtype="OPUS"),
+    "d.m4a": m4a,
+    "e.M4A": lambda path: m4a(path, "alac"),
+    "f.m4a": lambda path: m4a(path, options={"movflags": "faststart"}),
+}
+
+
+@pytest.fixture(params=WRITERS, ids=str)
+def heard(request, tmp_path):
+    path = tmp_path / "sounds" / request.param
+    path.parent.mkdir()
+    WRITERS[request.param](path)
+    return path
+
+
+def test_a_tone_is_heard_in_each_format(heard):
+    rows = data.load(f"hub:{heard.parent}")
+    samples, rate = data.waveform(rows[0]["audio"])
+    assert rate == 48000
+    assert samples.dtype == torch.float32
+    assert 0 <= len(samples) - len(TONE) <= 2048  # AAC comes in frames, with one before the sound
+    error = min(
+        np.abs(samples[start : start + 20000].numpy() - TONE[:20000]).max() for start in (0, 1024)
+    )
+    assert error < 0.06
+    content = {"bytes": heard.read_bytes(), "path": None}
+    assert torch.equal(data.waveform(content)[0], samples)
+    assert len(data.waveform(content, rate=16000)[0]) == -(-len(samples) // 3)
+
+
+@pytest.mark.parametrize("left", [1, 10, 200, 2000, -10, -60])
+def test_a_cut_file_of_each_format_is_refused(heard, left):
+    content = heard.read_bytes()
+    heard.write_bytes(content[:-left])
+    with pytest.raises(data.BadRow, match="row 1: (empty or )?truncated"):
+        data.load(f"hub:{heard.parent}")
+
+
+@pytest.mark.parametrize("suffix", [".aiff", ".opus", ".m4a"])
+def test_a_file_of_another_format_than_its_name_is_refused(tmp_path, suffix):
+    soundfile.write(tmp_path / f"a{suffix}", TONE, 48000, format="WAV")
+    expected = audio.FORMATS[suffix][0]
+    with pytest.raises(data.BadRow, match=f"expected {expected} as its name says, got WAV"):
+        data.load(f"hub:{tmp_path}")
+    (tmp_path / f"a{suffix}").rename(tmp_path / "a.wav")
+    m4a(tmp_path / "a.wav")
+    with pytest.raises(data.BadRow, match="expected WAV as its name says, got MP4 inside"):
+        data.load(f"hub:{tmp_path}")
+
+
+def test_without_pyav_m4a_says_what_to_install(tmp_path, monkeypatch):
+    m4a(tmp_path / "a.m4a")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="an M4A file needs the package av.* pip install av"):
+        audio.check_audio(tmp_path / "a.m4a")
+    with pytest.raises(ImportError, match="pip install av"):
+        data.waveform({"path": str(tmp_path / "a.m4a"), "bytes": None})
+
+
+def test_captions_beside_sounds_are_read_as_an_audiofolder(tmp_path):
+    for name, write in WRITERS.items():
+        (tmp_path / "data").mkdir(exist_ok=True)
+        write(tmp_path / "data" / name)
+    # what datasets' own reader loses: ./ before a name, folders, several captions of one sound
+    names = [f"./data/{name}" for name in WRITERS]
+    lines = [f'{name},"a tone, number {i}"\n' for i, name in enumerate(names)]
+    lines.append(f"{names[0]},the same again\n")
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,caption\n" + "".join(lines))
+    rows = data.load(f"hub:{tmp_path}", columns={"text": "caption"})
+    assert rows["text"] == [*(f"a tone, number {i}" for i in range(6)), "the same again"]
+    assert [row["audio"]["path"] for row in rows][-1] == str(tmp_path / "data" / "a.aiff")
+    table.write_text(table.read_text().replace("d.m4a", "d.mp3"))
+    with pytest.raises(data.BadRow, match=r"metadata.csv, row 5: no audio .*data/d.mp3"):
+        data.load(f"hub:{tmp_path}")

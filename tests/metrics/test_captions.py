@@ -10,10 +10,11 @@ import pytest
 import sacrebleu
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from modalign import data
-from modalign.metrics import caption_scores, caption_tokens, corpus_bleu, difference
+from modalign.metrics import caption_scores, caption_tokens, corpus_bleu, difference, rouge_l
 
 WORDS = ["a", "the", "dog", "cat", "runs", "sits", "on", "in", "grass", "water", "red", "two"]
 
@@ -354,3 +355,112 @@ def test_bleu_of_counts_that_cannot_be_is_refused(counts):
 def test_captions_that_are_no_list_are_refused(captions):
     with pytest.raises(TypeError, match="captions: expected a list, one entry a caption, got"):
         caption_scores(captions, TWO)
+
+
+# ROUGE-L, and other languages
+
+
+def common(a, b):
+    """Length of the longest common subsequence, by its definition."""
+    if not a or not b:
+        return 0
+    if a[-1] == b[-1]:
+        return 1 + common(a[:-1], b[:-1])
+    return max(common(a[:-1], b), common(a, b[:-1]))
+
+
+def test_rouge_l_is_its_equation():
+    captions, references = draw(8)
+    captions = [" ".join(text.split()[:6]) for text in captions]
+    references = [[" ".join(text.split()[:7]) for text in texts] for texts in references]
+    for score, caption, texts in zip(
+        rouge_l(captions, references), captions, references, strict=True
+    ):
+        said, told = caption.split(), [text.split() for text in texts]
+        p = max(common(said, words) / len(said) for words in told)
+        r = max(common(said, words) / len(words) for words in told)
+        known = (1 + 1.2**2) * p * r / (r + 1.2**2 * p) if p else 0
+        assert score == pytest.approx(known)
+
+
+def test_rouge_l_is_that_of_coco():
+    captions, references = draw()
+    truth, said = dict(enumerate(references)), {i: [text] for i, text in enumerate(captions)}
+    mean, known = Rouge().compute_score(truth, said)
+    found = rouge_l(captions, references)
+    assert found == pytest.approx(known)
+    assert found.mean() == pytest.approx(mean)
+    assert 0 < found.min() < found.max() <= 1
+
+
+def test_rouge_l_of_a_caption_of_no_words_is_zero():
+    assert rouge_l(["", ".", "a dog"], [["a dog"]] * 3).tolist() == [0, 0, 1]
+
+
+def test_rouge_l_is_paired_by_label():
+    captions = pd.Series(["a dog", "two men"], index=[7, 3])
+    references = pd.Series([["two men talk"], ["a dog"]], index=[3, 7])
+    found = rouge_l(captions, references)
+    assert found.tolist() == rouge_l(["a dog", "two men"], [["a dog"], ["two men talk"]]).tolist()
+    assert found[0] == 1
+    assert found[1] < 1
+
+
+CHINESE = (
+    ["\u4e00\u53ea\u72d7\u5728\u8dd1", "\u4e24\u4e2a\u4eba\u5728\u8bf4\u8bdd"],
+    [
+        ["\u4e00\u53ea\u72d7\u5728\u8349\u5730\u4e0a\u8dd1"],
+        ["\u4e24\u4e2a\u7537\u4eba\u8bf4\u8bdd"],
+    ],
+)
+
+
+def test_a_tokeniser_of_another_language_takes_the_place_of_ours():
+    spaced = [" ".join(text) for text in CHINESE[0]]
+    told = [[" ".join(text) for text in texts] for texts in CHINESE[1]]
+    found, known = caption_scores(*CHINESE, tokenize=list), caption_scores(spaced, told)
+    assert found.as_dict() == known.as_dict()
+    assert 0 < found.bleu[1] < 1
+    assert caption_scores(*CHINESE).bleu[0] < 0.01  # each caption is one word for ours
+    assert rouge_l(*CHINESE, tokenize=list).tolist() == rouge_l(spaced, told).tolist()
+
+
+def test_our_own_tokeniser_by_argument_changes_nothing():
+    captions, references = draw()
+    found = caption_scores(captions, references, tokenize=caption_tokens)
+    assert found.as_dict() == caption_scores(captions, references).as_dict()
+
+
+@pytest.mark.parametrize("score", [caption_scores, rouge_l])
+@pytest.mark.parametrize(
+    ("tokenize", "kind", "message"),
+    [
+        (str.upper, TypeError, r"tokenize: expected a list of words, got str 'A.*captions\[0\]"),
+        (lambda text: [1, 2], TypeError, "tokenize: expected a list of words, got list of 2"),
+        (lambda text: None, TypeError, "tokenize: expected a list of words, got NoneType"),
+        (lambda text: ["a b"], ValueError, "tokenize: expected words without spaces, got 'a b'"),
+        (lambda text: ["a", ""], ValueError, "tokenize: expected words without spaces, got ''"),
+        (lambda text: ["a\u3000"], ValueError, "tokenize: expected words without spaces, got 'a"),
+        (lambda text: [], ValueError, r"references\[0\]\[0\]: expected words, got 'a dog'"),
+    ],
+)
+def test_tokenisers_that_are_refused(score, tokenize, kind, message):
+    with pytest.raises(kind, match=message):
+        score(["a dog", "two men"], [["a dog"], ["two men"]], tokenize=tokenize)
+
+
+@pytest.mark.parametrize(
+    ("captions", "references", "kind", "message"),
+    [
+        ([], [], ValueError, "captions: expected at least 1, got 0"),
+        (["a"], [], ValueError, "references: expected one list a caption, got 0 for 1"),
+        ("a dog", [["a"]], TypeError, "captions: expected a list, one entry a caption, got str"),
+        (["a"], ["a"], ValueError, r"references\[0\]: expected a list of texts, got 'a'"),
+        (["a <end>"], [["a"]], ValueError, r"captions\[0\]: expected words alone, got '<end>'"),
+        (["a"], [["a", "."]], ValueError, r"references\[0\]\[1\]: expected words, got '.'"),
+        ([3], [["a"]], TypeError, r"captions\[0\]: expected a text, got int 3"),
+    ],
+)
+def test_rouge_l_refuses(captions, references, kind, message):
+    with pytest.raises(kind, match=message):
+        rouge_l(captions, references)

@@ -1,7 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 from sklearn.metrics import jaccard_score
 
 from modalign.data.shapes import render_images, sample_scene
@@ -157,3 +159,42 @@ def test_the_scale_of_a_map_does_not_matter(scale):
     masks = torch.tensor([[[False, True], [False, False]]]).repeat_interleave(4, 1)
     masks = masks.repeat_interleave(4, 2)
     assert pointing_game(scale * maps, masks).tolist() == pointing_game(maps, masks).tolist()
+
+
+@pytest.mark.parametrize("tolerance", [0, 0.9, 1, 1.5, 4, 2.5**0.5 * 5, 100])
+def test_a_point_as_near_as_the_tolerance_hits(tolerance):
+    masks = masks_of_the_world()
+    attention = draw(12, 32, 32)
+    found = pointing_game(attention, masks, tolerance=tolerance)
+    for i in range(12):
+        away = distance_transform_edt(~masks[i].numpy())
+        assert found[i] == (away.flat[attention[i].argmax()] <= tolerance)
+    if tolerance == 100:
+        assert (found == 1).all()
+
+
+def test_without_tolerance_nothing_changes_and_each_pixel_makes_it_easier():
+    masks, attention = masks_of_the_world(), torch.ones(12, 32, 32)
+    assert torch.equal(
+        pointing_game(attention, masks, tolerance=0.99), pointing_game(attention, masks)
+    )
+    # of a constant map it is the part of the picture that counts as inside
+    scores = [pointing_game(attention, masks, tolerance=t) for t in (0, 1, 2, 5)]
+    for less, more in itertools.pairwise(scores):
+        assert (less <= more).all()
+        assert less.mean() < more.mean()
+
+
+def test_a_box_in_the_corner_is_widened_inwards_alone():
+    mask = torch.zeros(1, 5, 9, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    attention = torch.zeros(1, 5, 9)
+    attention[0, 4, 8] = 1
+    assert pointing_game(attention, mask, tolerance=8.9).item() == 0
+    assert pointing_game(attention, mask, tolerance=8.95).item() == 1  # 80 ** 0.5 is 8.944
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("inf"), float("nan")])
+def test_pointing_refuses_a_tolerance(tolerance):
+    with pytest.raises(ValueError, match=f"tolerance: expected pixels from 0, got {tolerance}"):
+        pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 2).bool(), tolerance=tolerance)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalMRR
 
 from modalign.metrics import difference, retrieval
 
@@ -23,14 +23,15 @@ def spread(n, m, seed=0):
 
 
 def slow(scores, own, k):
-    """Mean hit and mean rank of one query over every order of its candidates."""
-    hits, ranks = [], []
+    """Mean hit, rank and precision of one query over every order of its candidates."""
+    hits, ranks, precisions = [], [], []
     for order in itertools.permutations(range(len(scores))):
         ranked = sorted(order, key=lambda j: -scores[j])
-        rank = 1 + min(ranked.index(j) for j in own)
-        hits.append(rank <= k)
-        ranks.append(rank)
-    return np.mean(hits), np.mean(ranks)
+        places = sorted(1 + ranked.index(j) for j in own)
+        hits.append(places[0] <= k)
+        ranks.append(places[0])
+        precisions.append(np.mean([found / place for found, place in enumerate(places, start=1)]))
+    return np.mean(hits), np.mean(ranks), np.mean(precisions)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4))
@@ -40,13 +41,15 @@ def test_ties_are_the_mean_over_their_orders(seed, levels, k):
     found = retrieval(similarity.double(), owners=owners, ks=(k,))
     for i in range(3):
         own = (owners == i).nonzero().flatten().tolist()
-        hit, rank = slow(similarity[i].tolist(), own, k)
+        hit, rank, precision = slow(similarity[i].tolist(), own, k)
         assert found.rows.hits[i].item() == pytest.approx(hit, abs=1e-12)
         assert found.rows.ranks[i].item() == pytest.approx(rank)
+        assert found.rows.average_precision[i].item() == pytest.approx(precision)
     for j in range(5):
-        hit, rank = slow(similarity[:, j].tolist(), [int(owners[j])], k)
+        hit, rank, precision = slow(similarity[:, j].tolist(), [int(owners[j])], k)
         assert found.columns.hits[j].item() == pytest.approx(hit, abs=1e-12)
         assert found.columns.ranks[j].item() == pytest.approx(rank)
+        assert found.columns.average_precision[j].item() == pytest.approx(precision)
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -66,6 +69,9 @@ def test_without_ties_it_is_torchmetrics(k):
         assert ranking.recall[k] == pytest.approx(hit_rate.item())
         reciprocal = RetrievalMRR()(scores, own, indexes=queries)
         assert (1 / ranking.ranks).mean().item() == pytest.approx(reciprocal.item())
+        precision = RetrievalMAP()(scores, own, indexes=queries)
+        assert ranking.mean_average_precision == pytest.approx(precision.item())
+        assert ranking.mean_rank == pytest.approx(np.mean(ranking.ranks.tolist()))
 
 
 def test_without_ties_every_hit_is_whole_and_every_rank_too():
@@ -84,6 +90,10 @@ def test_a_constant_similarity_scores_as_chance():
         assert found.rows.recall[k] == pytest.approx(1 - miss)
         assert found.columns.recall[k] == pytest.approx(k / n)
     assert found.columns.median_rank == (n + 1) / 2
+    assert found.columns.mean_rank == pytest.approx((n + 1) / 2)
+    # one own candidate, at each place in one order of n
+    inverse = sum(1 / place for place in range(1, n + 1)) / n
+    assert found.columns.mean_average_precision == pytest.approx(inverse)
 
 
 def test_perfect_and_worst():
@@ -93,10 +103,14 @@ def test_perfect_and_worst():
         "video_to_sound_recall_at_5": 1,
         "video_to_sound_recall_at_10": 1,
         "video_to_sound_median_rank": 1,
+        "video_to_sound_mean_rank": 1,
+        "video_to_sound_map": 1,
         "sound_to_video_recall_at_1": 1,
         "sound_to_video_recall_at_5": 1,
         "sound_to_video_recall_at_10": 1,
         "sound_to_video_median_rank": 1,
+        "sound_to_video_mean_rank": 1,
+        "sound_to_video_map": 1,
     }
     worst = retrieval(-torch.eye(20))
     assert worst.rows.recall == {1: 0, 5: 0, 10: 0}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tslearn.metrics import dtw_path_from_metric
+from tslearn.metrics import dtw_path_from_metric, dtw_subsequence_path, sakoe_chiba_mask
 
 from modalign.models.time_warping import drop_dtw, dtw, one_to_many_dtw
 
@@ -100,6 +100,63 @@ def test_dtw_is_tslearns(shape):
         assert snippet == min(own)[1]
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.integers(0, 4))
+def test_a_band_is_the_best_of_the_paths_within(seed, c, s, band):
+    cost = draw(c, s, seed=seed)
+    within = sakoe_chiba_mask(c, s, radius=band, be="pytorch")
+    known = [
+        sum(cost[pair] for pair in path)
+        for path in paths(c, s, many_to_many=True)
+        if all(within[pair] for pair in path)
+    ]
+    assert dtw(cost, band=band).cost.item() == pytest.approx(min(known).item())
+    steep = drop_dtw(cost, clip_drop=INF, snippet_drop=INF, many_to_many=True, band=band)
+    assert steep.cost == dtw(cost, band=band).cost
+
+
+def test_a_band_of_no_width_is_the_diagonal_and_a_wide_one_is_none():
+    cost = draw(6, 6)
+    assert dtw(cost, band=0).cost.item() == pytest.approx(cost.diagonal().sum().item())
+    assert dtw(cost, band=0).assignment.tolist() == list(range(6))
+    assert dtw(cost, band=5).cost == dtw(cost).cost
+    one = one_to_many_dtw(draw(9, 3), band=0, clip_drop=0.01)
+    kept = [(clip, snippet) for clip, snippet in enumerate(one.assignment.tolist()) if snippet >= 0]
+    assert len(kept) == 3
+    assert all(0 <= clip - snippet <= 6 for clip, snippet in kept)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.booleans())
+def test_open_ends_are_the_best_of_all_parts(seed, c, s, open_begin, open_end):
+    cost = draw(c, s, seed=seed)
+    found = dtw(cost, open_begin=open_begin, open_end=open_end)
+    begins, ends = range(c if open_begin else 1), range(1, c + 1) if open_end else [c]
+    known = [
+        (dtw(cost[begin:end]).cost.item(), begin, end)
+        for begin in begins
+        for end in ends
+        if begin < end
+    ]
+    least, begin, end = min(known)
+    assert found.cost.item() == pytest.approx(least)
+    free = found.assignment == -1
+    assert free.tolist() == [not begin <= clip < end for clip in range(c)]
+    torch.testing.assert_close(found.assignment[begin:end], dtw(cost[begin:end]).assignment)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(4, 12))
+def test_open_ends_are_the_subsequence_of_tslearn(seed, s, c):
+    query, series = draw(s, 2, seed=seed), draw(c, 2, seed=seed + 1)
+    path, known = dtw_subsequence_path(query, series, be="pytorch")
+    cost = (series[:, None] - query).square().sum(-1)
+    found = dtw(cost, open_begin=True, open_end=True)
+    assert found.cost.item() == pytest.approx(float(known) ** 2)
+    clips = (found.assignment >= 0).nonzero().flatten().tolist()
+    assert clips == sorted({int(clip) for _, clip in path})
+
+
 def test_free_drops_leave_nothing_and_dear_ones_drop_nothing():
     cost = draw(9, 4)
     nothing = drop_dtw(cost, clip_drop=0.0, snippet_drop=0.0)
@@ -130,6 +187,9 @@ def test_assignments_are_in_order(seed):
 
 METHODS = {
     "dtw": dtw,
+    "band": lambda cost, **options: dtw(cost, band=1, **options),
+    "open": lambda cost, **options: dtw(cost, open_begin=True, open_end=True, **options),
+    "open end, band": lambda cost, **options: dtw(cost, open_end=True, band=2, **options),
     "one to many": lambda cost, **options: one_to_many_dtw(cost, clip_drop=0.3, **options),
     "drop": lambda cost, **options: drop_dtw(cost, clip_drop=0.3, snippet_drop=0.2, **options),
 }
@@ -184,6 +244,10 @@ def with_entry(value):
         (lambda: dtw(draw(2, 3, 0)), r"cost: expected clips and snippets"),
         (lambda: dtw(draw(3)), "cost: expected"),
         (lambda: dtw(draw(3, 2).long()), "cost: expected"),
+        (
+            lambda: dtw(draw(3, 2), band=-1),
+            "band: expected a number of places from 0, or None, got",
+        ),
         (lambda: one_to_many_dtw(draw(2, 3)), "no alignment of the 2 clips and 3 snippets"),
         (lambda: dtw(draw(2, 3, 2), clips=torch.tensor([3, 4])), "clips: .* from 1 to 3, got 4"),
         (lambda: dtw(draw(2, 3, 2), snippets=torch.tensor([0, 2])), "snippets: .*to 2, got 0"),
