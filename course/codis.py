@@ -101,14 +101,14 @@ def _(my, book, draw):
 
 
 def captions(draw, rows=6):
-    """Tokens, and the word of each: some words of several tokens, and padding at the end."""
+    """Tokens, and the word of each: some words of several tokens, and other tokens around."""
     length = draw.integer(14, 18)
     words = torch.full((rows, length), -1)
     for row in words:
         sizes = draw.integers(1, 3, length)
         numbered = torch.arange(length).repeat_interleave(sizes)
-        end = draw.integer(8, length - 1)
-        row[1:end] = numbered[: end - 1]
+        begin, end = draw.integer(0, 1), draw.integer(8, length - 1)
+        row[begin:end] = numbered[: end - begin]
     shape = rows, length
     ids, other = draw.integers(10, 999, *shape), draw.integers(10, 999, *shape)
     return ids, words, draw.uniform(*shape), draw.uniform(*shape), other, draw.integer(3, 9)
