@@ -1,10 +1,11 @@
 """The assignments of the book hold: one in full, and the others quickly."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from modalign.course import checks, grading, proof
+from modalign.course import checks, grading, proof, source
 
 ROOT = Path(__file__).parents[2]
 NAMES = checks.assignments(ROOT)
@@ -51,3 +52,10 @@ def test_too_few_bugs_are_refused(book, toy):
     (folder / "toy.py").write_text("ALTERNATIVES = {}\nBUGS = {}\n")
     with pytest.raises(ValueError, match="centred: expected at least 3 alternatives, got 0"):
         list(proof.trials(toy, book))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tasks_can_be_read_without_the_book(name):
+    """No reference to what a student's copy does not hold."""
+    for cell in source.student(source.read(ROOT / "notebooks" / f"{name}.ipynb"))["cells"]:
+        assert not re.search(r"\{(eq|ref|numref|doc|cite\S*|glue\S*)\}`", cell["source"])

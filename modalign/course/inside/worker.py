@@ -229,6 +229,8 @@ def _told(error: BaseException) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     first = torch.ones(1, requires_grad=True)
-    gradients(first.norm(), None, [first])  # PyTorch imports much when it first differentiates
+    # PyTorch imports much when it first differentiates, and when it first makes an optimiser
+    gradients(first.norm(), None, [first])
+    torch.optim.SGD([first], lr=0.0)
     with contextlib.suppress(KeyboardInterrupt):
         serve(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
