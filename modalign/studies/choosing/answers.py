@@ -11,7 +11,6 @@ from modalign.studies.choosing.setting import (
     BASELINE,
     CONDITIONS,
     MEANING,
-    SINGLE,
     SMALLEST,
     arms_of,
     trials,
@@ -97,28 +96,22 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
     return means / means.loc[BASELINE]
 
 
-def helping(gained: pd.DataFrame, *, least: float = 0.0) -> pd.DataFrame:
-    """The single methods that help in each condition, the largest gain first.
+def helping(gained: pd.DataFrame) -> pd.DataFrame:
+    """The arms that help in each condition, the largest gain first.
 
     Args:
         gained: of :func:`gains`.
-        least: leave out gains whose interval ends below this share of the smallest effect of
-            interest; 0 keeps all that hold.
     """
-    one = gained[gained["arm"].isin(SINGLE) & (gained["verdict"] == "holds")]
-    one = one[one["low"] >= least * one["smallest"]]
-    order = {name: i for i, name in enumerate(CONDITIONS)}
-    return one.sort_values(
-        ["condition", "mean"],
-        key=lambda column: column.map(order) if column.name == "condition" else -column,
-    )
+    ordered = gained.assign(place=gained["condition"].map([*CONDITIONS].index))
+    found = ordered[ordered["verdict"] == "holds"]
+    return found.sort_values(["place", "mean"], ascending=[True, False]).drop(columns="place")
 
 
 def advice(table: pd.DataFrame) -> pd.DataFrame:
-    """The decision table: for each condition the method that gains most, and what it costs.
+    """The decision table: for each condition the arm that gains most, and what it costs.
 
-    The method is the best of those that hold, so that its gain is read a little too high; where
-    none holds it is the baseline.
+    It is the best of those that help, so that its gain is read a little too high; where none helps
+    it is the baseline. Pairs of methods are among the arms where they were tried.
 
     Args:
         table: of the test.
