@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 from modalign._checks import describe, require_choice
 
@@ -35,6 +36,7 @@ def check_arguments(
     checkpoint_every: int | None,
     settings: Mapping[str, Any],
 ) -> None:
+    """Refuse arguments of ``fit`` that do not fit each other."""
     if not isinstance(model, nn.Module) or not isinstance(optimizer, torch.optim.Optimizer):
         came = f"{type(model).__name__} and {type(optimizer).__name__}"
         raise TypeError(f"fit: expected a torch module and an optimizer, got {came}")
@@ -63,21 +65,50 @@ def check_arguments(
         raise ValueError("schedule: is of another optimizer than the one given")
     if isinstance(schedule, ReduceLROnPlateau) and settings["schedule_by"] == "step":
         raise ValueError("schedule_by: ReduceLROnPlateau follows epochs, got 'step'")
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise ValueError(
-            f"optimizer: {type(optimizer).__name__} needs a closure that computes the loss again "
-            "within a step, which fit does not give; take one that steps without"
-        )
+    if settings.get("closure"):
+        check_closure(optimizer, backward, settings)
     if path is not None and not callable(batches):
         require_replayable(batches)
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether an optimizer's step cannot do without a closure, by its signature."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return False
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def check_closure(
+    optimizer: torch.optim.Optimizer, backward: Any, settings: Mapping[str, Any]
+) -> None:
+    if not inspect.signature(optimizer.step).parameters:
+        raise ValueError(
+            f"closure: expected None, as the step of {type(optimizer).__name__} takes no closure"
+        )
+    if backward is not None:
+        raise ValueError(
+            "backward: expected none with an optimizer that computes gradients again within a step "
+            f"(closure), got {describe(backward)}"
+        )
+    if settings["precision"] == "fp16":
+        raise ValueError(
+            "precision: expected 'no' or 'bf16' with an optimizer that computes gradients again "
+            "within a step (closure), since losses are not scaled there, got 'fp16'"
+        )
+
+
+def carries_state(batches: Any) -> bool:
+    """Whether a loader can tell where it is, and go there without reading again."""
+    names = ("state_dict", "load_state_dict")
+    return not callable(batches) and all(callable(getattr(batches, name, None)) for name in names)
 
 
 def require_replayable(batches: Any) -> None:
     """Refuse a loader that would give a run that is taken up other rows."""
     remedy = "or give a function from the epoch to its batches, such as to a new loader"
-    workers = getattr(batches, "num_workers", 0)
-    if workers and getattr(batches, "persistent_workers", False):
+    workers, carried = getattr(batches, "num_workers", 0), carries_state(batches)
+    if workers and getattr(batches, "persistent_workers", False) and not carried:
         raise ValueError(
             "batches: workers that persist go on from one epoch to the next, and cannot be taken "
             f"up where they were; leave persistent_workers out, {remedy}"
@@ -86,7 +117,12 @@ def require_replayable(batches: Any) -> None:
         raise ValueError(
             f"batches: in_order=False gives an order of chance; leave it out, {remedy}"
         )
-    for place in _generators(batches, "batches", {}):
+    if carried:  # but of torchdata's the next epoch hangs on draws that its state does not say
+        shared = isinstance(batches, DataLoader) and batches.generator is not None
+        places = iter(["batches.generator"] if shared else [])
+    else:
+        places = _generators(batches, "batches", {})
+    for place in places:
         raise ValueError(
             f"batches: a loader with a generator of its own cannot be taken up where it was; leave "
             f"{place} out, and seed orders it, {remedy}"

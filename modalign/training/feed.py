@@ -1,5 +1,6 @@
 """The batches of a run: drawn so that they can be drawn again, and shared among processes."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -13,11 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from modalign._checks import describe
 from modalign.training.batches import Shuffled
+from modalign.training.checks import carries_state
 from modalign.training.progress import Run
-from modalign.training.randomness import exchange, fresh, seed_all
+from modalign.training.randomness import exchange, fresh, random_state, seed_all, set_random_state
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
 
@@ -28,6 +31,9 @@ class Feed(Iterator[Any]):
     What a loader draws from the generators of Python, NumPy and torch depends on the seed and the
     epoch alone, and not on what the model draws between two batches. A batch can be looked at
     before its turn.
+
+    A loader that carries its own state (``state_dict`` and ``load_state_dict``, as torchdata's
+    ``StatefulDataLoader``) is taken up by it, and reads nothing twice; any other by reading again.
     """
 
     def __init__(self, batches: Batches, seed: int, device: torch.device) -> None:
@@ -35,8 +41,12 @@ class Feed(Iterator[Any]):
         self.epoch: int | None = None
         self.stream: Iterator[Any] = iter(())
         self.ahead: list[Any] = []
+        self.carries_state = carries_state(batches)
+        self.noted: dict[str, Any] | None = None  # the loader's state before what is ahead
 
     def __next__(self) -> Any:
+        if self.ahead or isinstance(self.stream, _Drawn):
+            self.noted = None
         return self.ahead.pop() if self.ahead else next(self.stream)
 
     @property
@@ -48,7 +58,12 @@ class Feed(Iterator[Any]):
         """Begin an epoch, where looking ahead has not done so."""
         if self.epoch != epoch:
             self.epoch, self.ahead = epoch, []
-            self.stream = _drawn(self.batches, epoch, self.seed, self.device)
+            self.stream = self._stream(epoch)
+
+    def _stream(self, epoch: int) -> Iterator[Any]:
+        if isinstance(self.batches, Shuffled | list | tuple):  # they draw nothing
+            return iter(self.batches(epoch) if callable(self.batches) else self.batches)
+        return _Drawn(self.batches, epoch, self.seed, self.device)
 
     def require_any(self) -> None:
         """Refuse an epoch without a batch."""
@@ -70,38 +85,112 @@ class Feed(Iterator[Any]):
                 return type(error).__name__
         return digest(self.ahead)
 
+    def keep(self, run: Run, *, last: bool) -> None:
+        """Note in a run, for its checkpoint, what comes next and where a loader with a state is.
+
+        Args:
+            run: that the checkpoint will hold.
+            last: whether nothing comes next that could be looked at.
+        """
+        if self.carries_state:
+            if not (run.batch or last):  # begun, so that its state is no longer the end of another
+                self.open(run.epoch)
+                self.stream.begin()  # type: ignore[attr-defined]
+            run.loader = self.noted = self.noted or self._state()
+        elif run.batch:
+            return
+        run.first = None if last else self.look(run.epoch)
+        if run.loader and run.batch and run.first == NOTHING:  # the loader has noticed its end
+            run.loader = self.noted = self._state()
+
+    def _state(self) -> dict[str, Any]:
+        """The state of the loader, with that of the generators that it draws from."""
+        assert isinstance(self.stream, _Drawn)
+        batches: Any = self.batches
+        with self.stream.drawing():
+            return {
+                "loader": copy.deepcopy(batches.state_dict()),
+                "random": random_state(self.device),
+            }
+
     def take_up(self, run: Run, path: pathlib.Path | None) -> None:
         """Go to where a run was, and refuse to go on with other rows than it would have seen."""
+        if self.carries_state and run.loader is not None:
+            self._go_to(run, run.loader)
         if run.first is not None and self.look(run.epoch) != run.first:
+            where = "goes on" if self.carries_state and run.batch else "begins"
             raise ValueError(
-                f"batches: {path} cannot be taken up, since epoch {run.epoch + 1} begins with "
+                f"batches: {path} cannot be taken up, since epoch {run.epoch + 1} {where} with "
                 "another batch than it did or would have. The data are others, or their order "
-                "hangs on more than seed and epoch, such as on how often batches was read; give a "
-                "function from the epoch to its batches, and pass resume=False to start over"
+                "hangs on more than seed and epoch, such as on how often batches was read, and on "
+                "more than the state that a loader carries; give a function from the epoch to its "
+                "batches, and pass resume=False to start over"
             )
-        self.open(run.epoch)
-        deque(itertools.islice(self, run.batch), maxlen=0)
+        if not self.carries_state:
+            self.open(run.epoch)
+            deque(itertools.islice(self, run.batch), maxlen=0)
+
+    def _go_to(self, run: Run, state: dict[str, Any]) -> None:
+        """Give a loader its state back; it reads on from there."""
+        batches: Any = self.batches
+        batches.load_state_dict(copy.deepcopy(state["loader"]))
+        self.epoch, self.ahead, self.noted = run.epoch, [], state
+        if run.batch and run.first == NOTHING:  # read to its end: what comes is the next epoch
+            self.stream = iter(())
+        else:
+            random = state["random"] if run.batch else None
+            self.stream = _Drawn(self.batches, run.epoch, self.seed, self.device, random)
 
 
-def _drawn(batches: Batches, epoch: int, seed: int, device: torch.device) -> Iterator[Any]:
-    if isinstance(batches, Shuffled | list | tuple):  # they draw nothing: save the exchange
-        yield from batches(epoch) if callable(batches) else batches
-        return
-    others = exchange(fresh(device), device)
-    try:
-        seed_all(device, seed, epoch, 1)
-        stream = iter(batches(epoch) if callable(batches) else batches)
-    finally:
-        own = exchange(others, device)
-    while True:
-        others = exchange(own, device)
+class _Drawn(Iterator[Any]):
+    """The batches of an epoch, which have generators to themselves while they are drawn.
+
+    Args:
+        batches: a loader, or a function from the epoch to one.
+        epoch: seeds the generators, with ``seed``.
+        seed: of the run.
+        device: whose generators are meant.
+        random: what the generators are to be once the epoch has begun, to go on within it.
+    """
+
+    def __init__(
+        self, batches: Batches, epoch: int, seed: int, device: torch.device, random: Any = None
+    ) -> None:
+        self.batches, self.epoch, self.seed, self.device = batches, epoch, seed, device
+        self.random, self.own = random, fresh(device)
+        self.stream: Iterator[Any] | None = None
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Put its generators in the place of those of all others, for a while."""
+        others = exchange(self.own, self.device)
         try:
-            batch = next(stream)
-        except StopIteration:
-            return
+            yield
         finally:
-            own = exchange(others, device)
-        yield batch
+            self.own = exchange(others, self.device)
+
+    def begin(self) -> None:
+        """Have the loader begin its epoch; an error of it waits until a batch is due."""
+        if self.stream is not None:
+            return
+        with self.drawing():
+            seed_all(self.device, self.seed, self.epoch, 1)
+            batches = self.batches
+            try:
+                self.stream = iter(batches(self.epoch) if callable(batches) else batches)
+            except Exception as error:
+                self.stream = _failing(error)
+            if self.random is not None:
+                set_random_state(self.random, self.device)
+
+    def __next__(self) -> Any:
+        self.begin()
+        try:
+            with self.drawing():
+                return next(self.stream)  # type: ignore[arg-type]
+        except BaseException:
+            self.stream = iter(())  # at its end, or broken: it is not asked again
+            raise
 
 
 def _failing(error: Exception) -> Iterator[Any]:
@@ -140,6 +229,9 @@ def _leaves(batch: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
+NOTHING = digest([])
+
+
 def own_rows(batch: Any, accelerator: Accelerator) -> tuple[Any, float, float]:
     """This process's rows on its device, their number, and their weight in the mean gradient.
 
@@ -152,16 +244,42 @@ def own_rows(batch: Any, accelerator: Accelerator) -> tuple[Any, float, float]:
         part = slice(rows * process // number, rows * (process + 1) // number)
         own = part.stop - part.start
         batch = _cut(batch, part, rows)
-    return send_to_device(batch, accelerator.device, non_blocking=True), own, own * number / rows
+    return _moved(batch, accelerator.device), own, own * number / rows
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device, and all else as it is."""
+    if isinstance(batch, Mapping) or (
+        isinstance(batch, list | tuple) and not isinstance(batch, PackedSequence)
+    ):
+        return _rebuilt(batch, lambda part: _moved(part, device))
+    return batch if isinstance(batch, str) else send_to_device(batch, device, non_blocking=True)
 
 
 def _rows(batch: Any) -> int:
-    """Number of examples: the first dimension of the first tensor that has one."""
-    tensors = (each for each in _leaves(batch) if isinstance(each, Tensor) and each.dim())
-    rows = next((len(tensor) for tensor in tensors), 0)
-    if not rows:
+    """Number of examples: the length of the first tensor, or else array, or else plain list."""
+    leaves = list(_leaves(batch))
+    lengths = [
+        *(len(each) for each in leaves if isinstance(each, Tensor) and each.dim()),
+        *(len(each) for each in leaves if isinstance(each, np.ndarray) and each.ndim),
+        *(len(each) for each in _lists(batch)),
+    ]
+    if not lengths or not lengths[0]:
         raise ValueError(f"batches: expected tensors with examples in rows, got {describe(batch)}")
-    return rows
+    return lengths[0]
+
+
+def _lists(batch: Any) -> Iterator[Any]:
+    """Lists, in a batch, that hold no others."""
+    if not isinstance(batch, Mapping | list | tuple):
+        return
+    parts = list(batch.values() if isinstance(batch, Mapping) else batch)
+    if not any(isinstance(part, Mapping | list | tuple) for part in parts):
+        if not isinstance(batch, Mapping):
+            yield batch
+        return
+    for part in parts:
+        yield from _lists(part)
 
 
 def _cut(batch: Any, part: slice, rows: int) -> Any:
@@ -169,15 +287,26 @@ def _cut(batch: Any, part: slice, rows: int) -> Any:
     if isinstance(batch, Tensor | np.ndarray):
         return batch[part] if batch.ndim and len(batch) == rows else batch
     if isinstance(batch, Mapping):
-        kept: Any = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
-        for name, value in batch.items():
-            kept[name] = _cut(value, part, rows)
-        return kept
+        return _rebuilt(batch, lambda value: _cut(value, part, rows))
     if not isinstance(batch, list | tuple):
         return batch
     if len(batch) == rows and not any(
         isinstance(each, Tensor | np.ndarray) for each in _leaves(batch)
     ):
         return batch[part]
-    parts = [_cut(each, part, rows) for each in batch]
+    return _rebuilt(batch, lambda each: _cut(each, part, rows))
+
+
+def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """A mapping, list or tuple of the same kind with other parts."""
+    if isinstance(batch, Mapping):
+        kept: Any = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+        for name, value in batch.items():
+            kept[name] = change(value)
+        return kept
+    parts = [change(each) for each in batch]
+    if isinstance(batch, list):
+        kept = copy.copy(batch)
+        kept[:] = parts
+        return kept
     return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from modalign.training.checks import (
     Device,
     Mode,
     Precision,
+    carries_state,
     check_arguments,
     is_number,
+    needs_closure,
     positive,
     require_new,
     require_numbers,
@@ -36,10 +38,16 @@ from modalign.training.checks import (
 )
 from modalign.training.feed import Batches, Feed, own_rows
 from modalign.training.progress import Averages, Run, Soundness
-from modalign.training.randomness import random_state_kept, seed_all, set_random_state
+from modalign.training.randomness import (
+    random_state,
+    random_state_kept,
+    seed_all,
+    set_random_state,
+)
 from modalign.training.setting import in_mode, own_accelerator
 
 Loss = Callable[[Any, Any], Tensor | Mapping[str, Any]]
+Share = tuple[Any, float, float]
 COLUMNS = {"epoch", "step", "learning_rate", "gradient_norm"}
 
 
@@ -57,6 +65,7 @@ def fit(
     accumulate: int = 1,
     backward: Callable[[Mapping[str, Tensor]], Mapping[str, Any] | tuple[Any, ...] | None]
     | None = None,
+    closure: bool | None = None,
     after_step: Callable[[int], object] | None = None,
     precision: Precision = "no",
     device: Device = "auto",
@@ -97,10 +106,16 @@ def fit(
         batches: something to read once an epoch, such as :func:`shuffled` or a ``DataLoader``, or
             a function from the epoch, counted from 0, to its batches, in an order that depends on
             the epoch alone. A batch is tensors, whose first dimension is the examples, in dicts,
-            tuples or lists, with what else ``loss`` needs. With a ``checkpoint``, a loader has to
-            draw from the global generators, which ``seed`` seeds: one with a generator of its own
-            or with workers that persist is refused at once; what hides its state is refused when
-            the run is taken up, as is one whose data have changed.
+            tuples or lists, with what else ``loss`` needs: texts, None, values of any type, at any
+            depth. These stay as they are; tensors come to the model's device. Without a tensor
+            the first array, or else list of plain values, says how many examples there are. With a
+            ``checkpoint``, a loader has to draw from the global generators, which ``seed`` seeds:
+            one with a generator of its own or with workers that persist is refused at once; what
+            hides its state is refused when the run is taken up, as is one whose data have changed.
+            A run that is taken up reads its epoch again up to where it was, unless the loader
+            carries its state (``state_dict`` and ``load_state_dict``, as ``StatefulDataLoader`` of
+            torchdata does): then it goes on from there, with generators of its own too. Only the
+            batch that comes next is compared then.
         optimizer: over the model's parameters.
         epochs: passes over the batches; give this or ``steps``.
         steps: optimizer steps; the epoch in which the last one lies ends there.
@@ -113,6 +128,14 @@ def fit(
             may return numbers to record, in a mapping or a named tuple; where one is named
             ``"accepted"`` and is false the step makes no update (a warning follows an epoch without
             any). One process, one batch a step, not in fp16.
+        closure: whether ``optimizer.step`` is given a function that computes the loss of the step's
+            batches and its gradients again, at the weights of the moment; by default where its
+            signature asks for one (``torch.optim.LBFGS``). Say True for an optimizer that takes one
+            and needs it all the same, such as SAM. The gradients are there before the step, as SAM
+            asks, which costs one evaluation more than the optimizer makes; what is recorded is of
+            that one. All evaluations of a step draw the same random numbers (dropout), so that
+            they are of one function; ``clip`` applies to each. Batch norms take running statistics
+            in each. Several processes decide alike, on the loss of all. Not in fp16.
         after_step: called with the number of steps done after each, such as to move a teacher.
         precision: of autocast: ``"no"`` (float32), ``"bf16"``, or ``"fp16"`` with loss scaling
             (GPU only).
@@ -146,10 +169,11 @@ def fit(
     Raises:
         DivergenceError: (a ``FloatingPointError``) for a loss or gradient norm that is NaN or
             infinite, before it reaches the weights on a CPU, at most 200 steps later elsewhere,
-            and always before it reaches a checkpoint; and, before every checkpoint and at the end,
+            (where an optimizer with a ``closure`` has moved there, in the step after), and always
+            before it reaches a checkpoint; and, before every checkpoint and at the end,
             for a parameter, buffer or state of the optimizer that is (of ``model``, and of modules
             in ``stateful``), unless a buffer came so. The checkpoint before stays.
-        ValueError: for arguments that do not fit each other, an optimizer that needs a closure, a
+        ValueError: for arguments that do not fit each other, a
             checkpoint that is damaged, in use, or of a run with another model, optimizer, seed,
             number of batches or workers, or setting, and batches that cannot be taken up.
         OSError: for a checkpoint that cannot be written; the one before stays.
@@ -191,6 +215,12 @@ def fit(
         "device": device,
         "stateful": [type(each).__name__ for each in stateful],
     }
+    if closure is not None and not isinstance(closure, bool):
+        raise TypeError(f"closure: expected True, False or None, got {describe(closure)}")
+    closure = needs_closure(optimizer) if closure is None else closure
+    # what older checkpoints do not know stands in them only where it matters
+    settings |= {"closure": True} if closure else {}
+    settings |= {"loader": "carries its state"} if carries_state(batches) else {}
     check_arguments(
         model, batches, optimizer, schedule, backward, epochs, path, checkpoint_every, settings
     )
@@ -217,32 +247,54 @@ def fit(
         kept |= {"scaler": scaler, **{f"stateful {i}": each for i, each in enumerate(stateful)}}
         configuration = configuration_of(accelerator, model, optimizer, schedule, settings)
         keeper = Checkpoint(path, accelerator, configuration, kept)
-        random_state: Any = None
+        taken_up: Any = None
         if resume and (content := keeper.read()):
             run.load_state_dict(content["states"]["run"])
             if epochs is not None and run.epoch > epochs:
                 raise ValueError(f"epochs: {path} holds {run.epoch} of them already, got {epochs}")
             if not run.finished:
                 feed.take_up(run, path)
-            random_state = keeper.load(content)
+            taken_up = keeper.load(content)
         started = time.perf_counter() - run.seconds
+
+        def gradients(shares: Iterable[Share], among: int, *, note: bool) -> tuple[Any, Any]:
+            """Fill in the gradients of a step; its last batch's losses, and what it minimises."""
+            objective_of_step: Any = 0.0
+            for number, (batch, rows, weight) in enumerate(shares, start=1):
+                more = number < among  # processes exchange gradients with the last batch
+                with accelerator.no_sync(objective) if more else contextlib.nullcontext():
+                    losses = objective(batch)
+                    if note:
+                        averages.add(losses, weight=rows, stop="loss")
+                    if backward is None:
+                        total, share = losses["loss"], weight / among
+                        total = total if share == 1 else total * share
+                        accelerator.backward(total)
+                        objective_of_step = objective_of_step + total.detach()
+            return losses, objective_of_step
 
         def step(group: list[Any]) -> None:
             run.step, run.batch = run.step + 1, run.batch + len(group)
             run.learning_rate = float(optimizer.param_groups[0]["lr"])
-            for number, given in enumerate(group, start=1):
-                batch, rows, weight = own_rows(given, accelerator)
-                more = number < len(group)  # processes exchange gradients with the last batch
-                with accelerator.no_sync(objective) if more else contextlib.nullcontext():
-                    losses = objective(batch)
-                    averages.add(losses, weight=rows, stop="loss")
-                    if backward is None:
-                        total, share = losses["loss"], weight / len(group)
-                        accelerator.backward(total if share == 1 else total * share)
+            shares: Iterable[Share] = (own_rows(given, accelerator) for given in group)
+            if closure:
+                shares, before = list(shares), random_state(accelerator.device)
+            losses, _ = gradients(shares, len(group), note=True)
             report = {} if backward is None else _named(backward(losses))
             require_new(report, losses.keys() | COLUMNS, "backward")
             require_numbers(report, "backward")
             averages.add(report)
+
+            def again() -> Tensor:
+                """The objective of this step and its gradients, at other weights."""
+                optimizer.zero_grad()
+                set_random_state(before, accelerator.device)
+                _, found = gradients(shares, len(group), note=False)
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip)
+                everyones: Tensor = accelerator.reduce(found, reduction="mean")
+                return everyones
+
             overflow = False
             if report.get("accepted", True):
                 if clip is not None:
@@ -250,7 +302,9 @@ def fit(
                     norm = nn.utils.clip_grad_norm_(parameters, clip)
                     scaled = "" if scaler is None else "gradient_norm"  # it may overflow
                     averages.add({"gradient_norm": norm}, stop="gradient_norm", skip=scaled)
-                overflow = _update(optimizer, scaler)
+                overflow = _update(
+                    optimizer, scaler, torch.enable_grad()(again) if closure else None
+                )
             optimizer.zero_grad()
             if schedule_by == "step" and not overflow:
                 _advance(schedule)
@@ -279,9 +333,9 @@ def fit(
             if path is not None or run.finished:
                 soundness.require(run)
             run.seconds = time.perf_counter() - started
-            if path is not None and not run.batch:
+            if path is not None:
                 last = run.finished and (steps is not None or feed.by_epoch)
-                run.first = None if last else feed.look(run.epoch)
+                feed.keep(run, last=last)
             keeper.save()
 
         planned = _total(epochs, steps, batches, accumulate)
@@ -290,7 +344,7 @@ def fit(
             while not run.finished:
                 feed.open(run.epoch)
                 if run.batch:
-                    set_random_state(random_state, accelerator.device)
+                    set_random_state(taken_up, accelerator.device)
                 else:
                     feed.require_any()
                     run.first = None if path is None else feed.look(run.epoch)
@@ -354,8 +408,11 @@ def _named(report: Any) -> dict[str, Any]:
     return dict(report._asdict() if hasattr(report, "_asdict") else report or {})
 
 
-def _update(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
+def _update(optimizer: torch.optim.Optimizer, scaler: Any, closure: Any) -> bool:
     """Make an optimizer step; whether it was left out since gradients overflowed in fp16."""
+    if closure is not None:
+        optimizer.step(closure)
+        return False
     if scaler is None:
         optimizer.step()
         return False

@@ -42,7 +42,9 @@ class Run:
     step: int = 0
     learning_rate: float = math.nan
     seconds: float = 0.0
-    first: str | None = None  # a digest of the first batch of the epoch that it is in
+    # a digest of the first batch of the epoch that it is in; of the next one, where loader is known
+    first: str | None = None
+    loader: dict[str, Any] | None = None  # the state of a loader that carries one
     sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     waited: int = 0
@@ -187,8 +189,11 @@ class Soundness:
                 yield f"buffer {name} of {label}", buffer
         for key, state in self.optimizer.state.items():
             for kind, value in state.items() if isinstance(state, Mapping) else ():
-                if isinstance(value, Tensor):
-                    yield f"optimizer's {kind} of parameter {names.get(key, key)}", value
+                several = isinstance(value, list | tuple)
+                for place, each in enumerate(value if several else [value]):
+                    if isinstance(each, Tensor):
+                        which = f"{kind}[{place}]" if several else kind
+                        yield f"optimizer's {which} of parameter {names.get(key, key)}", each
 
     def require(self, run: Run) -> None:
         """Stop the run, in all processes, where something is not finite in one."""

@@ -1,6 +1,7 @@
 """A run that is taken up sees the rows that it would have seen, whatever gives them, or refuses."""
 
 import contextlib
+import importlib.util
 import random
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from modalign.training import feed, fit, seeded, shuffled
+from modalign.training import checkpoint, feed, fit, seeded, shuffled
 from modalign.training.checks import require_replayable
 
 ROWS, BATCH = 24, 8
@@ -274,6 +275,157 @@ def test_a_hidden_state_is_refused_when_the_run_is_taken_up(tmp_path, name, stop
     with pytest.raises(ValueError, match="batches: .*run.pt cannot be taken up, since epoch [23] "):
         train(make(), path, every=every)
     assert path.read_bytes() == kept
+
+
+class Carrying:
+    """A loader with a generator of its own, which carries its state and says what it read.
+
+    Rows get noise from the global generators, and orders of epochs hang on those before.
+    """
+
+    def __init__(self, shift=0.0, forgets=()):
+        self.generator = torch.Generator().manual_seed(5)
+        self.order, self.place, self.read, self.loaded = [], 0, [], 0
+        self.shift, self.forgets = shift, forgets
+
+    def __len__(self):
+        return ROWS // BATCH
+
+    def __iter__(self):
+        if not self.order:
+            self.order = torch.randperm(ROWS, generator=self.generator).tolist()
+        while self.place < ROWS:
+            rows = self.order[self.place : self.place + BATCH]
+            self.place += BATCH
+            self.read += rows
+            noise = torch.rand(4) + random.random() + np.random.rand()  # noqa: NPY002
+            yield default_collate([item(row, noise + self.shift) for row in rows])
+        self.order, self.place = [], 0
+
+    def state_dict(self):
+        state = {
+            "order": self.order,  # the list itself: fit has to copy it
+            "place": self.place,
+            "generator": self.generator.get_state(),
+        }
+        return {name: value for name, value in state.items() if name not in self.forgets}
+
+    def load_state_dict(self, state):
+        self.loaded += 1
+        self.order, self.place = state.get("order", []), state.get("place", 0)
+        if "generator" in state:
+            self.generator.set_state(state["generator"])
+
+
+def stateful(**options):
+    """torchdata's loader, where it is installed."""
+    if importlib.util.find_spec("torchdata") is None:
+        pytest.skip("torchdata, whose StatefulDataLoader this is about, is not installed")
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    return StatefulDataLoader(Augmented(), BATCH, **options)
+
+
+CARRYING = {
+    "a loader of one's own": Carrying,
+    "torchdata": lambda: seeded(lambda: stateful(shuffle=True), 0),
+    "torchdata, in order": stateful,
+}
+MOMENTS = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (6, None), (7, 2), (9, 1)]
+
+
+@pytest.mark.parametrize(("stop", "every"), MOMENTS)
+@pytest.mark.parametrize("name", CARRYING)
+def test_a_loader_that_carries_its_state_goes_on(tmp_path, name, stop, every):
+    """With the same rows and noise, to the bit, in the middle of an epoch and at its ends."""
+    make, path = CARRYING[name], tmp_path / "run.pt"
+    rows, weights, history = train(make())
+    train(make(), path, stop=stop, every=every)
+    # killed in that step, the last checkpoint is that of an earlier one
+    done = (stop - 1) // every * every if every else 0
+    done = max(done, (stop - 1) // 3 * 3)
+    loader = make()
+    rest, again, taken_up = train(loader, path, every=every)
+    assert rest == rows[done:]
+    assert torch.equal(again, weights)
+    assert history.equals(taken_up)
+    if name == "a loader of one's own":  # nothing was read twice
+        seen = [row for batch in rest for row in batch]
+        assert loader.read[: len(seen)] == seen
+        assert len(loader.read) - len(seen) in (0, BATCH)  # one batch ahead
+        assert loader.loaded == (1 if done else 0)
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_a_loader_that_carries_its_state_is_prolonged_and_stopped_twice(tmp_path, name):
+    make, path = CARRYING[name], tmp_path / "run.pt"
+    rows, weights, _ = train(make(), epochs=4)
+    train(make(), path, stop=2)
+    train(make(), path, stop=5)
+    train(make(), path, epochs=3)
+    rest, again, _ = train(make(), path, epochs=4)
+    assert rest == rows[9:]
+    assert torch.equal(again, weights)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_one_loader_that_was_read_before_goes_back(tmp_path, stop):
+    rows, weights, _ = train(Carrying())
+    loader = Carrying()
+    train(loader, tmp_path / "run.pt", stop=stop)
+    rest, again, _ = train(loader, tmp_path / "run.pt")
+    assert rest == rows[stop - 1 :]
+    assert torch.equal(again, weights)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize(
+    "options", [{"shift": 1.0}, {"forgets": ("place",)}, {"forgets": ("order",)}], ids=str
+)
+def test_a_loader_whose_state_does_not_say_all_is_refused(tmp_path, options, stop):
+    """Or whose data are others; the file and the model stay as they are."""
+    path = tmp_path / "run.pt"
+    train(Carrying(**{**options, "shift": 0.0}), path, stop=stop)
+    kept = path.read_bytes()
+    with pytest.raises(ValueError, match="batches: .*cannot be taken up, since epoch . goes on"):
+        train(Carrying(**options), path)
+    assert path.read_bytes() == kept
+
+
+def test_torchdata_with_a_generator_is_refused(tmp_path):
+    """Its loader draws from it too, once an epoch, and forgets that when it is taken up."""
+    with pytest.raises(ValueError, match="leave batches.generator out"):
+        train(stateful(shuffle=True, generator=own()), tmp_path / "run.pt")
+
+
+def test_a_loader_that_carried_no_state_before_is_another(tmp_path):
+    path = tmp_path / "run.pt"
+    train(fixed(), path, stop=3)
+    with pytest.raises(ValueError, match="loader was None and is carries its state"):
+        train(Carrying(), path)
+
+
+def test_a_state_that_needs_code_to_be_read_is_refused(tmp_path):
+    class Strange(Carrying):
+        def state_dict(self):
+            return super().state_dict() | {"set": {1, 2}, "object": item}
+
+    with pytest.raises(ValueError, match="checkpoint: .*would need code to be read again"):
+        train(Strange(), tmp_path / "run.pt")
+
+
+def test_older_checkpoints_of_plain_loaders_are_taken_up(tmp_path):
+    """Without the field that holds a loader's state."""
+    make, path = REPLAYED["global generators"], tmp_path / "run.pt"
+    rows, weights, _ = train(make())
+    train(make(), path, stop=5)
+    content = checkpoint.read(path)
+    assert content["states"]["run"].pop("loader") is None
+    assert "loader" not in content["configuration"]
+    checkpoint.write(path, content)
+    rest, again, _ = train(make(), path)
+    assert rest == rows[4:]
+    assert torch.equal(again, weights)
 
 
 def test_a_refused_run_leaves_the_model_alone(tmp_path):

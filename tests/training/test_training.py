@@ -578,7 +578,14 @@ def other_schedule():
         ({"clip": "1"}, "clip: expected a norm above 0, got str '1'"),
         ({"epochs": np.float64(2)}, r"epochs: expected a whole number from 0, got np.float64\(2.0"),
         ({"epochs": torch.tensor(-1)}, r"epochs: expected a whole number from 0, got tensor\(-1"),
-        ({"make": torch.optim.LBFGS}, "optimizer: LBFGS needs a closure"),
+        (
+            {"make": torch.optim.LBFGS, "backward": dict},
+            "backward: expected none with an optimizer that computes gradients again",
+        ),
+        (
+            {"make": torch.optim.LBFGS, "precision": "fp16"},
+            "precision: expected 'no' or 'bf16' with an optimizer that computes gradients again",
+        ),
         ({"precision": "fp8"}, "precision: expected one of no, bf16, fp16, got 'fp8'"),
         ({"mode": "maximum"}, "mode: expected one of min, max, got 'maximum'; did you mean 'max'"),
         ({"device": "gpu"}, "device: expected one of auto, cpu, got 'gpu'"),
@@ -889,6 +896,7 @@ def on_a_process(folder: pathlib.Path) -> None:
         return squared(model, batch)
 
     found = {"plain": plain(), "accumulated": plain(accumulate=2, clip=None)}
+    found["closure"] = plain(make=torch.optim.LBFGS, lr=0.1, clip=None)
     plain(epochs=1, checkpoint=folder / "run.pt")
     found["resumed"] = plain(checkpoint=folder / "run.pt")
     train(loss=loss, batches=shuffled(numbers(), 10), device="cpu", epochs=1)
@@ -917,7 +925,9 @@ def test_two_processes_train_as_one(tmp_path):
     assert first["processes"] == 2
     assert first["plain"] == pytest.approx(plain(), abs=1e-6)
     assert first["accumulated"] == pytest.approx(plain(accumulate=2, clip=None), abs=1e-6)
-    for name in ("plain", "accumulated", "resumed"):
+    expected = plain(make=torch.optim.LBFGS, lr=0.1, clip=None)
+    assert first["closure"] == pytest.approx(expected, abs=1e-4)
+    for name in ("plain", "accumulated", "closure", "resumed"):
         assert first[name] == second[name]
     assert first["resumed"] == first["plain"]
     for name, rows in (("mixed", 10), ("few", 1)):
