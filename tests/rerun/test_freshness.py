@@ -208,6 +208,13 @@ def test_the_tables_of_a_chapter_are_those_named_else_its_folder(tmp_path, sourc
     assert {name for name in found if name.startswith("results/")} == expected
 
 
+def test_a_part_of_a_study_has_the_tables_of_the_study_unless_it_has_its_own(tmp_path):
+    assert freshness.tables_folder(tmp_path, "a") == tmp_path / "results" / "a"
+    assert freshness.tables_folder(tmp_path, "a-part") == tmp_path / "results" / "a"
+    (tmp_path / "results" / "a-part").mkdir(parents=True)
+    assert freshness.tables_folder(tmp_path, "a-part") == tmp_path / "results" / "a-part"
+
+
 BOOK = {
     "a": ["import modalign.one\nfrom modalign import records", "records.load('a/x')"],
     "b": ["import modalign.two\nfrom modalign import records", "records.load('b/x')"],
