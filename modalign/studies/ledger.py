@@ -105,7 +105,11 @@ CLAIMS: dict[str, Entry] = {
         "videoqa#sec-videoqa-table1",
     ),
     "c13": Entry(
-        "cka", "linear and RBF kernels do equally well", '"no significant difference"', "8.3", "cka"
+        "cka",
+        "linear and RBF kernels do equally well",
+        '"no significant difference"',
+        "8.3",
+        "cka-real#sec-cka-kernels",
     ),
     "c14": Entry(
         "gradients",
