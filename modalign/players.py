@@ -3,10 +3,11 @@
 import base64
 import html
 import io
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import av
 import numpy as np
@@ -241,6 +242,106 @@ _TRANSPORT = """
   for (const each of [beta, step]) {
     each.parentElement.hidden = false;
     each.addEventListener("input", draw);
+  }
+})();
+</script>
+</div>
+"""
+
+
+def sliders(
+    draw: Callable[..., tuple[str, str]],
+    places: Mapping[str, Sequence[str | int | float]],
+    *,
+    start: Mapping[str, str | int | float],
+    size: tuple[int, int],
+    label: str,
+) -> HTML:
+    """Show a picture that sliders move; Python makes every state of it beforehand.
+
+    Without scripts, and on paper, the state of ``start`` stands still.
+
+    Args:
+        draw: takes a place of each slider by name; returns what is inside the SVG, and the text
+            under it.
+        places: of each slider, by its name, in order.
+        start: where each slider stands at first.
+        size: width and height of the SVG.
+        label: what is seen, for readers who do not see it.
+
+    Raises:
+        ValueError: for no slider, one without places, a start that is none of them, or a page
+            above 300 kB.
+
+    >>> def bar(width):
+    ...     return f'<rect width="{width}" height="9"/>', f"{width} wide"
+    >>> shown = sliders(bar, {"width": [1, 2, 4]}, start={"width": 2}, size=(4, 9), label="a bar")
+    >>> shown.data.count('type="range"'), "2 wide</output>" in shown.data
+    (1, True)
+    """
+    if not places or not all(places.values()) or set(start) != set(places):
+        raise ValueError(
+            f"places, start: expected one slider or more, with a start each, got {list(places)} "
+            f"and {list(start)}"
+        )
+    for name, at in start.items():
+        if at not in places[name]:
+            raise ValueError(f"start[{name!r}]: expected one of {list(places[name])}, got {at!r}")
+    combined = list(itertools.product(*places.values()))
+    states = [draw(**dict(zip(places, each, strict=True))) for each in combined]
+    svg, text = states[combined.index(tuple(start[name] for name in places))]
+    inputs = "".join(
+        f'<label hidden>{html.escape(name)} <input type="range" name="{html.escape(name)}" '
+        f'min="0" max="{len(each) - 1}" value="{list(each).index(start[name])}"></label>'
+        for name, each in places.items()
+    )
+    held = {"states": states, "places": [[*map(str, each)] for each in places.values()]}
+    values = {
+        "ID": f"moving-{zlib.crc32(repr((label, states)).encode()):08x}",
+        "LABEL": html.escape(label, quote=True),
+        "BOX": f"0 0 {size[0]} {size[1]}",
+        "STATE": svg,
+        "TEXT": html.escape(text),
+        "INPUTS": inputs,
+        "HELD": json.dumps(held).replace("<", "\\u003c"),
+    }
+    shown = re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _SLIDERS)
+    if len(shown) > 300_000:
+        raise ValueError(f"places: expected a page of up to 300 kB, got {len(shown):,} letters")
+    return HTML(shown)
+
+
+_SLIDERS = """
+<div id="%ID%" class="moving-picture" role="group" aria-label="%LABEL%">
+<style>
+.moving-picture svg { width: 100%; max-width: 34rem; height: auto; display: block; }
+.moving-picture text { font: 15px sans-serif; fill: currentColor; }
+.moving-picture .one { stroke: #0072b2; fill: #0072b2; }
+.moving-picture .two { stroke: #d55e00; fill: #d55e00; }
+.moving-picture .axis { stroke: currentColor; opacity: 0.5; }
+.moving-picture text.one, .moving-picture text.two { stroke: none; }
+.moving-picture polyline.one { fill: none; stroke-width: 2.5; }
+.moving-picture label { display: flex; gap: 0.6rem; align-items: center; max-width: 34rem; }
+.moving-picture label[hidden] { display: none; }
+.moving-picture input { flex: 1; min-width: 0; height: 2rem; }
+@media print { .moving-picture label { display: none; } }
+</style>
+<svg viewBox="%BOX%" role="img" aria-label="%LABEL%">%STATE%</svg>
+%INPUTS%
+<p><output aria-live="polite">%TEXT%</output></p>
+<script>
+(() => {
+  const box = document.getElementById("%ID%"), { states, places } = %HELD%;
+  const inputs = [...box.querySelectorAll("input")];
+  function show() {
+    const at = inputs.reduce((all, each, i) => all * places[i].length + Number(each.value), 0);
+    box.querySelector("svg").innerHTML = states[at][0];
+    box.querySelector("output").textContent = states[at][1];
+    inputs.forEach((each, i) => each.setAttribute("aria-valuetext", places[i][each.value]));
+  }
+  for (const each of inputs) {
+    each.parentElement.hidden = false;
+    each.addEventListener("input", show);
   }
 })();
 </script>

@@ -180,6 +180,87 @@ def test_plans_that_cannot_be_shown_are_refused(change, message):
         players.transport(**given, label="none")
 
 
+def bar(width, colour):
+    return (
+        f'<rect x="0" y="0" height="40" width="{30 * width}" fill="{colour}"/>',
+        f"{width} wide & {colour} </script>",
+    )
+
+
+def sliding(**changes):
+    given = {
+        "draw": bar,
+        "places": {"width": [1, 2, 4], "colour": ["red", "blue"]},
+        "start": {"colour": "blue", "width": 2},
+        "size": (120, 40),
+        "label": "a <bar>",
+    }
+    return players.sliders(**{**given, **changes})
+
+
+def test_a_picture_with_sliders_stands_still_without_scripts():
+    shown = sliding()
+    page = BeautifulSoup(shown.data, "html.parser")
+    assert (page.rect["width"], page.rect["fill"]) == ("60", "blue")
+    assert page.output.text == "2 wide & blue </script>"
+    assert page.div["aria-label"] == "a <bar>"
+    assert [each["value"] for each in page.find_all("input")] == ["1", "1"]
+    assert all(label.has_attr("hidden") for label in page.find_all("label"))
+    assert shown.data.count("</script>") == 1
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_sliders_move_a_picture_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
+    context, tab, faults = opened(browser, tmp_path, sliding(), touch)
+
+    def holds(width, colour):
+        assert tab.locator("output").inner_text() == bar(width, colour)[1]
+        rect = tab.locator("rect")
+        assert (rect.get_attribute("width"), rect.get_attribute("fill")) == (
+            str(30 * width),
+            colour,
+        )
+        assert rect.bounding_box()["width"] > 0  # drawn, not only written down
+
+    holds(2, "blue")
+    box = tab.locator("[name=width]").bounding_box()
+    place = (box["x"] + 0.98 * box["width"], box["y"] + box["height"] / 2)
+    (tab.touchscreen.tap if touch else tab.mouse.click)(*place)
+    holds(4, "blue")
+    assert tab.locator("[name=width]").get_attribute("aria-valuetext") == "4"
+    tab.locator("[name=width]").focus()
+    tab.keyboard.press("ArrowLeft")
+    holds(2, "blue")
+    tab.keyboard.press("Home")
+    holds(1, "blue")
+    tab.locator("[name=colour]").focus()
+    tab.keyboard.press("ArrowLeft")
+    holds(1, "red")
+    assert not faults
+    tab.emulate_media(media="print")
+    assert not tab.locator("label").first.is_visible()
+    assert tab.locator("svg").is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"places": {}, "start": {}}, "places, start: expected one slider or more"),
+        ({"places": {"width": [], "colour": ["red"]}}, "places, start: expected one slider"),
+        ({"start": {"width": 2}}, "places, start: expected one slider or more, with a start each"),
+        (
+            {"start": {"width": 3, "colour": "red"}},
+            r"start\['width'\]: expected one of \[1, 2, 4\]",
+        ),
+        ({"draw": lambda width, colour: ("x" * 60_000, "")}, "expected a page of up to 300 kB"),
+    ],
+)
+def test_sliders_that_cannot_be_shown_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sliding(**change)
+
+
 def told(text):
     pattern = (
         r"cosine (-?[\d.]+): (no )?conflict\. Weights ([\d.]+) and ([\d.]+), "

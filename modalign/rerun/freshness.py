@@ -7,8 +7,8 @@ a function, under ``TYPE_CHECKING``, behind a magic such as ``%time``), and with
 a cell or module that does not parse), the chapter depends on the whole package.
 
 A text such as ``"cka/map"`` names a recorded table, and ``f"cka/{name}"`` all that fit. The folder
-``results/CHAPTER`` counts whole where no table is named so, or one is loaded by a name that only a
-run can tell.
+of a chapter's tables counts whole where no table is named so, or one is loaded by a name that only
+a run can tell: ``results/CHAPTER``, or ``results/STUDY`` of a chapter named ``STUDY-PART``.
 
 Not seen: files that are neither modules nor recorded tables, a table of another chapter under a
 computed name other than an f-string, and code in a text given to ``exec`` or to another process.
@@ -96,6 +96,12 @@ def inputs(root: Path, chapter: str, notebook: nbformat.NotebookNode) -> dict[st
     return found | _tables(root, chapter, needs)
 
 
+def tables_folder(root: Path, chapter: str) -> Path:
+    """The folder of a chapter's recorded tables: its own, or its study's if it is a part of one."""
+    own = root / "results" / chapter
+    return own if own.is_dir() else own.with_name(chapter.partition("-")[0])
+
+
 def _tables(root: Path, chapter: str, needs: Needs) -> dict[str, Path]:
     """The recorded tables, and their provenance, that the needs name."""
     results = root / "results"
@@ -108,7 +114,8 @@ def _tables(root: Path, chapter: str, needs: Needs) -> dict[str, Path]:
         if name in texts or any(fnmatch.fnmatchcase(name, pattern) for pattern in needs.patterns)
     }
     if needs.any_table or not wanted:
-        wanted |= {path for path in files if path.is_relative_to(results / chapter)}
+        own = tables_folder(root, chapter)
+        wanted |= {path for path in files if path.is_relative_to(own)}
     return {path.relative_to(root).as_posix(): path for path in wanted}
 
 

@@ -571,7 +571,7 @@ def costs(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, ty
             )
             found[name]["current"] = found[name]["key"] == key
         elif typing.cast(int, values.get("record_seeds", 0)) > 0:
-            recorded = _recorded_cost(root / "results" / chapter)
+            recorded = _recorded_cost(freshness.tables_folder(root, chapter))
             found |= {name: recorded} if recorded else {}
     return {name: found.get(name) for name in sets}
 

@@ -105,7 +105,11 @@ CLAIMS: dict[str, Entry] = {
         "videoqa#sec-videoqa-table1",
     ),
     "c13": Entry(
-        "cka", "linear and RBF kernels do equally well", '"no significant difference"', "8.3", "cka"
+        "cka",
+        "linear and RBF kernels do equally well",
+        '"no significant difference"',
+        "8.3",
+        "cka-real#sec-cka-kernels",
     ),
     "c14": Entry(
         "gradients",
@@ -182,42 +186,42 @@ CLAIMS: dict[str, Entry] = {
         "without pretraining the network overfits; stopping early mends half",
         "26.8/10.3, 24.2/6.8, 24.9/8.0",
         "Table 1",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c29": Entry(
         "neumatch",
         "LARS beats Adam, with and without warm-up",
         "30.6/12.8, 24.7/9.3, 21.7/8.0",
         "Table 2",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c30": Entry(
         "neumatch",
         "LARS raises the ratios of norms and brings the two stacks closer",
         "a table",
         "Table 3, Figure 4",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c31": Entry(
         "neumatch",
         "SBN beats layer normalisation under LARS, and under Adam it does not",
         "a table",
         "Table 4",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c32": Entry(
         "neumatch",
         "random projection does as well as full features; with 4xLN it does not",
         "a table",
         "Table 5",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c33": Entry(
         "neumatch",
         "strong pretrained features do away with pretraining, and stay behind",
         "28.5/10.8",
         "Table 1",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
         needs="features of LXMERT for the clips of YouTube Movie Summaries",
     ),
     "c34": Entry(
@@ -225,14 +229,14 @@ CLAIMS: dict[str, Entry] = {
         "under SBN means of outputs stay near 0, and their variances are far higher",
         "a figure",
         "Figure 5",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c35": Entry(
         "neumatch",
         "with the three techniques test scores stay stable to the end",
         "a figure",
         "Figure 3",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c36": Entry(
         "cka, codis",
@@ -253,7 +257,7 @@ CLAIMS: dict[str, Entry] = {
         "random projection helps because fewer parameters are trained",
         "19% fewer",
         "4.6",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
     "c39": Entry(
         "cka", "CKA improves on contrastive losses of a minibatch", "stated", "3.3", "cka"
@@ -270,7 +274,7 @@ CLAIMS: dict[str, Entry] = {
         "layer normalisation has higher ratios of norms under LARS, and generalises worse",
         "tables",
         "Tables 3 and 4",
-        "neumatch#sec-neumatch-against",
+        "neumatch-claims#sec-neumatch-against",
     ),
 }
 

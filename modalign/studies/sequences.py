@@ -20,10 +20,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import HTML
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign import records
+from modalign import players, records
 from modalign._checks import require_choice, require_finite
 from modalign.lars import LARS
 from modalign.metrics import difference
@@ -669,3 +670,64 @@ def record_fair(
     stopped goes on where it was.
     """
     record([f"sequences/fair-{name}" for name in names], seeds=seeds, jobs=jobs)
+
+
+LENGTHS = (0.5, 1.0, 2.0, 4.0)
+STEPS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def one_step(optimizer: Literal["lars", "sgd"], rate: float, norm: float) -> tuple[Tensor, float]:
+    """A tensor of the plane after one step on a loss that its scale does not change.
+
+    Args:
+        optimizer: LARS along the gradient, or plain SGD.
+        rate: the learning rate.
+        norm: of the tensor before.
+
+    Returns:
+        The tensor, which began at 60 degrees, and the angle by which it turned, in radians.
+
+    >>> [round(one_step("lars", 0.1, norm)[1], 4) for norm in (0.5, 4.0)]
+    [0.0997, 0.0997]
+    """
+    before = norm * torch.tensor([0.5, 0.75**0.5], dtype=torch.float64)
+    w = nn.Parameter(before.clone())
+    lars = optimizer == "lars"
+    stepper = LARS([w], lr=rate, direction="sgd") if lars else torch.optim.SGD([w], lr=rate)
+    (-functional.normalize(w, dim=0)[0]).backward()
+    stepper.step()
+    cosine = functional.cosine_similarity(before, w.detach(), dim=0).clamp(max=1)
+    return w.detach(), float(cosine.arccos())
+
+
+def turning() -> HTML:
+    """A moving figure: by how much one step turns a tensor, against learning rate and norm."""
+
+    def arrow(kind: str, tip: Tensor, name: str) -> str:
+        x, y = 40 + 60 * float(tip[0]), 270 - 60 * float(tip[1])
+        return (
+            f'<line class="{kind}" x1="40" y1="270" x2="{x:.1f}" y2="{y:.1f}" stroke-width="3"/>'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+            f'<text class="{kind}" x="{x + 8:.1f}" y="{y + 4:.1f}">{name}</text>'
+        )
+
+    def draw(rate: float, norm: float) -> tuple[str, str]:
+        lars, by_lars = one_step("lars", rate, norm)
+        sgd, by_sgd = one_step("sgd", rate, norm)
+        before = norm * torch.tensor([0.5, 0.75**0.5])
+        return (
+            f'<circle class="axis" cx="40" cy="270" r="{60 * norm:.0f}" fill="none" '
+            'stroke-dasharray="4 4"/>'
+            f"{arrow('axis', before, '')}{arrow('two', sgd, 'SGD')}{arrow('one', lars, 'LARS')}",
+            f"learning rate {rate:g}, norm {norm:g}: one step of LARS turns the tensor by "
+            f"{by_lars:.4f} radians, one step of SGD by {by_sgd:.4f}",
+        )
+
+    return players.sliders(
+        draw,
+        {"rate": STEPS, "norm": LENGTHS},
+        start={"rate": 0.3, "norm": 2.0},
+        size=(400, 290),
+        label="A tensor of the plane before and after a step of LARS and of SGD, with sliders for "
+        "the learning rate and for the norm of the tensor",
+    )

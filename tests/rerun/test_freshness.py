@@ -208,6 +208,13 @@ def test_the_tables_of_a_chapter_are_those_named_else_its_folder(tmp_path, sourc
     assert {name for name in found if name.startswith("results/")} == expected
 
 
+def test_a_part_of_a_study_has_the_tables_of_the_study_unless_it_has_its_own(tmp_path):
+    assert freshness.tables_folder(tmp_path, "a") == tmp_path / "results" / "a"
+    assert freshness.tables_folder(tmp_path, "a-part") == tmp_path / "results" / "a"
+    (tmp_path / "results" / "a-part").mkdir(parents=True)
+    assert freshness.tables_folder(tmp_path, "a-part") == tmp_path / "results" / "a-part"
+
+
 BOOK = {
     "a": ["import modalign.one\nfrom modalign import records", "records.load('a/x')"],
     "b": ["import modalign.two\nfrom modalign import records", "records.load('b/x')"],
@@ -341,7 +348,8 @@ def test_a_method_belongs_to_the_chapters_that_use_it_and_no_command_to_any():
     for stem, held in files.items():
         shared = {"modalign/__init__.py", "modalign/records.py", "constraints.txt"}
         assert {*shared, f"notebooks/presets/{stem}.yml"} <= held
-        assert [name for name in held if name.startswith(f"results/{stem}/")]
+        own = freshness.tables_folder(ROOT, stem).name
+        assert [name for name in held if name.startswith(f"results/{own}/")]
         assert not {name for name in held if name.startswith(("modalign/rerun", "modalign/cli"))}
 
 

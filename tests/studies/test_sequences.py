@@ -1,4 +1,6 @@
 import dataclasses
+import math
+import re
 
 import pandas as pd
 import pytest
@@ -219,3 +221,30 @@ def test_sequences_of_no_step_are_refused(kind):
     data.text_lengths[2] = 0
     with pytest.raises(ValueError, match="lengths: expected 1 to 6 steps"):
         Pair(Setting(kind=kind))(data)
+
+
+def test_the_angle_of_lars_is_the_rate_whatever_the_norm():
+    for rate in (0.001, 0.1, 1.0):
+        for norm in sequence_norms.LENGTHS:
+            assert sequence_norms.one_step("lars", rate, norm)[1] == pytest.approx(
+                math.atan(rate), rel=1e-4
+            )
+            slope = 0.75**0.5 / norm  # of the loss, along the circle
+            angle = math.atan(rate * slope / norm)
+            assert sequence_norms.one_step("sgd", rate, norm)[1] == pytest.approx(angle, rel=1e-4)
+
+
+def test_the_turning_figure_shows_the_angles_of_the_package(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{sequence_norms.turning().data}", "utf-8")
+    tab = browser.new_page(viewport={"width": 390, "height": 800})
+    tab.goto(page.as_uri())
+    for rate, norm in ((0, 0), (4, 3), (6, 1)):
+        tab.locator("[name=rate]").fill(str(rate))
+        tab.locator("[name=norm]").fill(str(norm))
+        told = tab.locator("output").inner_text()
+        found = [float(each) for each in re.findall(r"\d+\.?\d*", told)]
+        at = sequence_norms.STEPS[rate], sequence_norms.LENGTHS[norm]
+        angles = [sequence_norms.one_step(each, *at)[1] for each in ("lars", "sgd")]
+        assert found == pytest.approx([*at, *angles], abs=6e-5)
+    tab.close()
