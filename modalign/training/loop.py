@@ -135,7 +135,7 @@ def fit(
             asks, which costs one evaluation more than the optimizer makes; what is recorded is of
             that one. All evaluations of a step draw the same random numbers (dropout), so that
             they are of one function; ``clip`` applies to each. Batch norms take running statistics
-            in each. Several processes decide alike, on the loss of all. Not in fp16.
+            in each. One process, not in fp16.
         after_step: called with the number of steps done after each, such as to move a teacher.
         precision: of autocast: ``"no"`` (float32), ``"bf16"``, or ``"fp16"`` with loss scaling
             (GPU only).
@@ -230,6 +230,8 @@ def fit(
         random_state_kept(accelerator.device),
         in_mode(model, training=True),
     ):
+        if closure and accelerator.num_processes > 1:
+            raise ValueError(f"closure: works on one process, got {accelerator.num_processes}")
         objective = accelerator.prepare(_Objective(model, loss))
         scaler = accelerator.scaler  # of the loss, in fp16; else None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -285,15 +287,14 @@ def fit(
             require_numbers(report, "backward")
             averages.add(report)
 
-            def again() -> Tensor:
+            def again() -> Any:
                 """The objective of this step and its gradients, at other weights."""
                 optimizer.zero_grad()
                 set_random_state(before, accelerator.device)
                 _, found = gradients(shares, len(group), note=False)
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
-                everyones: Tensor = accelerator.reduce(found, reduction="mean")
-                return everyones
+                return found
 
             overflow = False
             if report.get("accepted", True):
