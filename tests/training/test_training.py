@@ -279,7 +279,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out():
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for gradient, overflow, value in [(torch.inf, True, 1.0), (1.0, False, 0.5)]:
         scaler.scale((gradient * parameter).sum()).backward()
-        assert loop._update(optimizer, scaler) is overflow
+        assert loop._update(optimizer, scaler, None) is overflow
         assert parameter.tolist() == [value, value]
         optimizer.zero_grad()
 
