@@ -1,6 +1,7 @@
 import os
 import pathlib
 import shutil
+import signal
 
 # before torch is imported: the tests of one machine are to be those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,10 @@ import torch
 
 from modalign.rerun import pages
 from tests._groups import FIRST, Groups
+
+# a shell that starts us in the background makes all our processes deaf to it, and tests send it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("tests._asserts")
 torch.set_num_threads(1)
