@@ -10,7 +10,8 @@ def parse(source: str | bytes) -> ast.Module:
     """:func:`ast.parse`, one thread at a time.
 
     Two threads of Python 3.11 that parse beside one another can fail with a ``SystemError``, since
-    they share one counter of depth (python/cpython#106905).
+    they share one counter of depth (python/cpython#106905). A thread of another library, which no
+    lock of ours stops, is met by trying again.
 
     Raises:
         SyntaxError: for what is no Python, and what else ``ast.parse`` raises.
@@ -19,4 +20,9 @@ def parse(source: str | bytes) -> ast.Module:
     'x = 1'
     """
     with _ONE_AT_A_TIME:
+        for _ in range(9):
+            try:
+                return ast.parse(source)
+            except SystemError:
+                continue
         return ast.parse(source)

@@ -12,6 +12,7 @@ import sys
 import nbformat
 import pytest
 
+from modalign._parsing import parse
 from modalign.rerun import execution, freshness, inventory
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -299,7 +300,7 @@ def test_a_run_is_found_again_after_an_edit_of_what_it_does_not_use(tiny_book):
 # this book
 
 
-# a process for each chapter: modules that are imported anew in one process have been seen to fail
+# a process for each chapter, so that none finds the modules of another
 IMPORTED = """
 import json, os, sys
 import datasets, matplotlib.pyplot, myst_nb, pandas, seaborn, sklearn, torch, torchmetrics
@@ -321,7 +322,7 @@ def imported():
     lines = {}
     for path in CHAPTERS:
         cells = [cell for cell in inventory.read_notebook(path).cells if cell.cell_type == "code"]
-        nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+        nodes = [node for cell in cells for node in ast.walk(parse(cell.source))]
         imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         lines[path.stem] = [ast.unparse(node) for node in imports]
     done = subprocess.run(
