@@ -17,6 +17,11 @@ from modalign.studies.choosing.setting import (
 )
 
 
+def _ended(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last round of each run."""
+    return table[table["round"] == table["round"].max()]
+
+
 def at_equal_seconds(table: pd.DataFrame) -> pd.Series:
     """The measure of each run where it had used as many seconds as the baseline of its seed.
 
@@ -47,7 +52,7 @@ def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
         ``condition``, ``arm``, ``mean``, ``low``, ``high``, ``pairs``, ``verdict`` (of the claim
         that the arm helps), and ``seeds`` that would decide an undecided one.
     """
-    last = table[table["round"] == table["round"].max()]
+    last = _ended(table)
     measured = (
         at_equal_seconds(table)
         if seconds
@@ -81,7 +86,7 @@ def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
 
 def levels(table: pd.DataFrame) -> dict[str, Interval]:
     """The baseline's own measure in each condition."""
-    last = table[(table["round"] == table["round"].max()) & (table["arm"] == BASELINE)]
+    last = _ended(table[table["arm"] == BASELINE])
     return {
         condition: seed_interval(last[last["condition"] == condition]["measure"])
         for condition in CONDITIONS
@@ -91,7 +96,7 @@ def levels(table: pd.DataFrame) -> dict[str, Interval]:
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     """Seconds and numbers in memory of each arm, as multiples of the baseline's, in ``usual``."""
-    last = table[(table["round"] == table["round"].max()) & (table["condition"] == "usual")]
+    last = _ended(table[table["condition"] == "usual"])
     means = last.groupby("arm", sort=False)[["core_seconds", "numbers"]].mean()
     return means / means.loc[BASELINE]
 
@@ -183,7 +188,7 @@ def diagnosed(table: pd.DataFrame, condition: str = "usual") -> pd.DataFrame:
     """
     require_choice(condition, tuple(table["condition"].unique()), "condition")
     names = ["measure", "sound", "text", "probe", "cka_sound", "cka_text", "margin"]
-    last = table[(table["round"] == table["round"].max()) & (table["condition"] == condition)]
+    last = _ended(table[table["condition"] == condition])
     return last.groupby("arm", sort=False)[names].mean().dropna(axis=1)
 
 
@@ -200,7 +205,7 @@ def broken(table: pd.DataFrame) -> pd.DataFrame:
         ``arm``, ``condition``, ``broken``, and ``stuck``: those of them whose last round took no
         step, as a curriculum accepted no batch any more.
     """
-    last = table[table["round"] == table["round"].max()]
+    last = _ended(table)
     base = last[last["arm"] == BASELINE].groupby("condition")["measure"].mean()
     low = last["measure"] < last["condition"].map(base) / 2
     none = low & (last["accepted"] == 0) if "accepted" in last else low & False
