@@ -129,6 +129,20 @@ def test_a_plan_stands_still_without_scripts():
     assert len(shown.data) < 20_000
 
 
+def point(tab, name, share, touch):
+    """Tap or click on a slider, at a share of its width."""
+    box = tab.locator(f"[name={name}]").bounding_box()
+    place = (box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    (tab.touchscreen.tap if touch else tab.mouse.click)(*place)
+
+
+def assert_prints(tab):
+    """On paper there are no sliders, and there is the picture."""
+    tab.emulate_media(media="print")
+    assert not tab.locator("label").first.is_visible()
+    assert tab.locator("svg").is_visible()
+
+
 @pytest.mark.parametrize("touch", [False, True])
 def test_a_plan_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
     points, prototypes = clouds()
@@ -146,18 +160,14 @@ def test_a_plan_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
 
     seen = [holds()]
     for name, share in (("beta", 0.02), ("step", 0.3)):
-        box = tab.locator(f"[name={name}]").bounding_box()
-        place = (box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        (tab.touchscreen.tap if touch else tab.mouse.click)(*place)
+        point(tab, name, share, touch)
         seen.append(holds())
         tab.locator(f"[name={name}]").focus()
         tab.keyboard.press("ArrowRight")
         seen.append(holds())
     assert len(set(seen)) == 5
     assert not faults
-    tab.emulate_media(media="print")
-    assert not tab.locator("label").first.is_visible()
-    assert tab.locator("svg").is_visible()
+    assert_prints(tab)
     context.close()
 
 
@@ -223,9 +233,7 @@ def test_sliders_move_a_picture_by_keyboard_mouse_and_touch(browser, tmp_path, t
         assert rect.bounding_box()["width"] > 0  # drawn, not only written down
 
     holds(2, "blue")
-    box = tab.locator("[name=width]").bounding_box()
-    place = (box["x"] + 0.98 * box["width"], box["y"] + box["height"] / 2)
-    (tab.touchscreen.tap if touch else tab.mouse.click)(*place)
+    point(tab, "width", 0.98, touch)
     holds(4, "blue")
     assert tab.locator("[name=width]").get_attribute("aria-valuetext") == "4"
     tab.locator("[name=width]").focus()
@@ -237,9 +245,7 @@ def test_sliders_move_a_picture_by_keyboard_mouse_and_touch(browser, tmp_path, t
     tab.keyboard.press("ArrowLeft")
     holds(1, "red")
     assert not faults
-    tab.emulate_media(media="print")
-    assert not tab.locator("label").first.is_visible()
-    assert tab.locator("svg").is_visible()
+    assert_prints(tab)
     context.close()
 
 
@@ -347,9 +353,7 @@ def test_a_conflict_moves_by_keyboard_mouse_and_touch(browser, tmp_path, touch):
     seen.append(holds())
     assert len(set(seen)) == len(seen)
     assert not faults
-    tab.emulate_media(media="print")
-    assert not tab.locator("label").first.is_visible()
-    assert tab.locator("svg").is_visible()
+    assert_prints(tab)
     context.close()
 
 
