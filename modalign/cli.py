@@ -461,7 +461,9 @@ def _claims(paper: str | None, as_json: bool) -> None:
         _paragraph("says", f"{row['says']} ({row['where']}: {row['printed']})")
         _paragraph("ours", row["value"])
         if not pd.isna(row["seeds"]):
-            _paragraph("seeds", f"about {int(row['seeds'])} would decide it")
+            _paragraph(
+                "seeds", f"about {int(row['seeds'])} would decide it, in {row['hours']:.0f} hours"
+            )
         _paragraph("page", row["chapter"].partition("#")[0])
         print()
     counts = ledger.scoreboard(table).loc["all"]

@@ -41,7 +41,7 @@ def _row(row: dict) -> str:
     verdict = f"{row['symbol']} {row['verdict']}" + (", exploratory" if row["exploratory"] else "")
     seeds = "" if pd.isna(row["pairs"]) else f"{int(row['pairs'])}"
     if not pd.isna(row["seeds"]):
-        seeds += f"; about {int(row['seeds'])} would decide"
+        seeds += f"; about {int(row['seeds'])} would decide, in {row['hours']:.0f} h"
     where = f"{row['printed']} ({row['where']})"
     cells = (role, row["says"], where, verdict, row["value"], seeds)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

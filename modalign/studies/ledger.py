@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args
 import pandas as pd
 import torch
 
+from modalign import records
 from modalign._checks import require_choice
 from modalign.cka import cka
 from modalign.metrics import SYMBOLS, Verdict, of_readings
@@ -354,7 +355,8 @@ def ledger(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         ``id``, ``paper``, ``says``, ``printed``, ``where``, ``verdict``, ``symbol``,
         ``exploratory``, ``value`` (of one reading its mean and interval; of several how many have
         which verdict), ``pairs`` (the fewest seeds), ``seeds`` (how many would decide what is
-        undecided), ``tables`` and ``chapter``.
+        undecided), ``hours`` (what they would cost, by :func:`hours_to_decide`), ``tables`` and
+        ``chapter``.
     """
     told = readings(folder)
     rows = []
@@ -366,24 +368,49 @@ def ledger(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
             {
                 "id": name,
                 **entry._asdict(),
-                **(_decided(own) if len(own) else _without_table(name, entry)),
+                **(_decided(own, folder) if len(own) else _without_table(name, entry)),
                 "exploratory": bool(len(part)) and not len(planned),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _decided(own: pd.DataFrame) -> dict[str, Any]:
+def _decided(own: pd.DataFrame, folder: str | pathlib.Path | None) -> dict[str, Any]:
     said = of_readings(own["verdict"])
-    open_ones = own["seeds"].dropna()
+    open_ones = own.dropna(subset="seeds") if said == "undecided" else own.head(0)
+    hours = [
+        hours_to_decide(row.seeds - row.pairs, records.load(row.table, folder))
+        for row in open_ones.itertuples()
+    ]
     return {
         "verdict": said,
         "symbol": SYMBOLS[said],
         "value": _value(own),
         "pairs": int(own["pairs"].min()),
-        "seeds": int(open_ones.max()) if said == "undecided" and len(open_ones) else None,
+        "seeds": int(open_ones["seeds"].max()) if len(open_ones) else None,
+        "hours": max(hours, default=None),
         "tables": ", ".join(dict.fromkeys(own["table"])),
     }
+
+
+RUN = ["row", "rate", "examples", "seed"]
+"""Columns that tell the runs of a recorded table apart, as far as it has them."""
+
+
+def hours_to_decide(seeds: int, table: pd.DataFrame) -> float:
+    """Hours that more seeds of one comparison take: two runs a seed, as long as the table's runs.
+
+    Args:
+        seeds: how many more.
+        table: a recorded table with its provenance. The hours are those of its machine.
+
+    >>> table = pd.DataFrame({"row": ["a", "b"], "seed": [0, 0]})
+    >>> table.attrs["seconds"] = 720.0
+    >>> hours_to_decide(10, table)
+    2.0
+    """
+    runs = len(table[[name for name in RUN if name in table]].drop_duplicates())
+    return 2 * seeds * float(table.attrs["seconds"]) / runs / 3600
 
 
 def _value(own: pd.DataFrame) -> str:
@@ -397,7 +424,7 @@ def _value(own: pd.DataFrame) -> str:
 
 def _without_table(name: str, entry: Entry) -> dict[str, Any]:
     """Of c5, which is an identity; and of what cannot be tested here."""
-    nothing = {"pairs": None, "seeds": None, "tables": ""}
+    nothing = {"pairs": None, "seeds": None, "hours": None, "tables": ""}
     if name == "c5":
         changed = is_invariant()
         said: Verdict = "holds" if changed < 1e-9 else "reversed"

@@ -68,10 +68,26 @@ def test_readings_say_where_they_come_from_and_follow_the_rule(told):
 def test_undecided_claims_say_how_many_seeds_would_decide(table, told):
     for row in table.itertuples():
         part = told[(told["id"] == row.id) & (told["verdict"] == "undecided")]
-        if row.verdict == "undecided" and (part["smallest"] > 0).all():
-            assert row.seeds > 2
-        if row.verdict in ("holds", "reversed", "absent"):
+        if row.verdict == "undecided":
+            assert row.seeds == part["seeds"].max() > row.pairs
+            assert row.hours > 1  # on two cores; a cheaper one is to be run
+        else:
             assert pd.isna(row.seeds)
+            assert pd.isna(row.hours)
+
+
+def test_a_claim_whose_smallest_effect_was_not_set_before_is_planned_by_the_papers(told):
+    part = told[told["id"] == "c28"].set_index("reading")
+    assert (part["smallest"] == 0).all()
+    spread = part.loc["early stopping helps"].iloc[0]
+    interval = Interval(spread["mean"], spread["low"], spread["high"])
+    assert spread["seeds"] == interval.seeds_to_decide(5, smallest=0.007)  # 24.9 and 24.2
+
+
+def test_hours_to_decide_are_those_of_the_recorded_runs():
+    table = pd.DataFrame({"row": ["a", "a", "b", "b"], "seed": 0, "epoch": [1, 2, 1, 2]})
+    table.attrs["seconds"] = 360.0
+    assert ledger.hours_to_decide(5, table) == pytest.approx(2 * 5 * 180 / 3600)
 
 
 def test_what_cannot_be_tested_says_what_it_would_take(table):

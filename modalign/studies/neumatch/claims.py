@@ -263,6 +263,9 @@ def judge(
         sides = (by_row[row][each.measure].to_dict() for row in (each.better, each.worse))
         reading = (each.claim, each.says, difference(*sides), len(by_row[each.better]))
         row = judged({each.claim: claim}, [reading])
+        if not fair and row.verdict[0] == "undecided" and each.paper:
+            # what a sweep would take that sets the paper's effect before it runs
+            row["seeds"] = reading[2].seeds_to_decide(reading[3], smallest=abs(each.paper))
         about = {"measure": each.measure, "paper": each.paper, "exploratory": claim.exploratory}
         about |= {"says": claim.says, "contrast": claim.contrast, "table": claim.table}
         found.append(row.assign(**about))
