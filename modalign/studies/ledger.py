@@ -398,11 +398,12 @@ RUN = ["row", "rate", "examples", "seed"]
 
 
 def hours_to_decide(seeds: int, table: pd.DataFrame) -> float:
-    """Hours that more seeds of one comparison take: two runs a seed, as long as the table's runs.
+    """Hours that more seeds of one comparison take: two runs a seed, one after the other.
 
     Args:
         seeds: how many more.
-        table: a recorded table with its provenance. The hours are those of its machine.
+        table: a recorded table with its provenance. Its runs give the seconds of one, on a core of
+            its machine, or its GPU.
 
     >>> table = pd.DataFrame({"row": ["a", "b"], "seed": [0, 0]})
     >>> table.attrs["seconds"] = 720.0
