@@ -9,6 +9,7 @@ the pages are as they would be written.
 
 import argparse
 import pathlib
+import re
 import sys
 
 import pandas as pd
@@ -17,6 +18,7 @@ from modalign.metrics import SYMBOLS
 from modalign.studies import ledger
 
 BEGIN, END = "<!-- ledger: begin -->", "<!-- ledger: end -->"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SHORT = {"cka": "CKA", "gradients": "gradients", "codis": "CODIS", "neumatch": "NeuMATCH"}
 
 
@@ -38,24 +40,30 @@ def _row(row: dict) -> str:
         if label
         else f"{{doc}}`{row['id']} <../notebooks/{page}>`"
     )
-    verdict = f"{row['symbol']} {row['verdict']}" + (", exploratory" if row["exploratory"] else "")
+    verdict = f"{row['symbol']}{NO_BREAK}{row['verdict']}"
+    verdict += ", exploratory" if row["exploratory"] else ""
     seeds = "" if pd.isna(row["pairs"]) else f"{int(row['pairs'])}"
     if not pd.isna(row["seeds"]):
         seeds += f"; about {int(row['seeds'])} would decide, in {row['hours']:.0f} h"
     where = f"{row['printed']} ({row['where']})"
-    cells = (role, row["says"], where, verdict, row["value"], seeds)
+    value = re.sub(f"([{''.join(SYMBOLS.values())}]) ", rf"\1{NO_BREAK}", row["value"])
+    cells = (role, row["says"], where, verdict, value, seeds)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def scores(table: pd.DataFrame) -> str:
-    """The scoreboard: how many claims of each paper have which verdict."""
+    """The scoreboard: how many claims of each paper have which verdict.
+
+    The head has symbols alone, since a phone is too narrow for their names.
+    """
     counts = ledger.scoreboard(table)
-    head = ["", *(f"{SYMBOLS[kind]} {kind}" for kind in counts.columns)]
+    head = ["", *(SYMBOLS[kind] for kind in counts.columns)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, row in counts.iterrows():
-        name = SHORT.get(str(key), "all 41 claims" if len(table) == 41 else "all")
+        name = SHORT.get(str(key), f"all {len(table)}")
         lines.append("| " + " | ".join([name, *map(str, row)]) + " |")
-    return "\n".join(lines)
+    names = ", ".join(f"{SYMBOLS[kind]}{NO_BREAK}{kind}" for kind in counts.columns)
+    return "\n".join([*lines, "", f"{names}."])
 
 
 PAGES = {"book/claims.md": claims, "book/intro.md": scores, "README.md": scores}

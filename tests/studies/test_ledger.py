@@ -123,7 +123,7 @@ def test_pages_show_what_is_computed(table, tool):
         assert found, row.id
         for says, verdict in found:
             assert says.strip() == row.says
-            assert verdict.startswith(f"{row.symbol} {row.verdict}")
+            assert verdict.startswith(f"{row.symbol}\N{NO-BREAK SPACE}{row.verdict}")
     for name in ("README.md", "book/intro.md"):
         assert tool.scores(table) in (ROOT / name).read_text(encoding="utf-8")
 
