@@ -419,7 +419,7 @@ def of_paper(table: pd.DataFrame, paper: str) -> pd.DataFrame:
     """The rows of one paper; a claim of two papers belongs to both.
 
     Raises:
-        ValueError: for a paper that is none of :data:`PAPERS`.
+        ValueError: for a paper that is not one of :data:`PAPERS`.
     """
     require_choice(paper, tuple(PAPERS), "paper")
     return table[[paper in each.split(", ") for each in table["paper"]]].reset_index(drop=True)

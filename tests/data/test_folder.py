@@ -355,7 +355,7 @@ def test_a_table_tells_about_files(folder, kind):
         ("b.png", "no image .*b.png"),
         ("x" * 5000, "no image "),
         ("", "expected a column file_name"),
-        ("a\0.png", ".*no name of a file"),
+        ("a\0.png", ".*not the name of a file"),
     ],
 )
 def test_a_table_names_files_of_its_folder_only(folder, name, problem):

@@ -547,7 +547,7 @@ def rows_of(row: str, setting: Setting, *, progress: bool = False) -> list[dict[
     """Pretrain by a row's method and score it; with the curriculum, its two controls as well.
 
     Raises:
-        ValueError: for a row that is none of :data:`METHODS` and not ``"untrained"``.
+        ValueError: for a row that is neither one of :data:`METHODS` nor ``"untrained"``.
     """
     if row == UNTRAINED:
         model, tokenizer = build(setting)
