@@ -101,7 +101,7 @@ def _(my, book, draw):
         close(my.recall_at(scores, owners, k), torch.stack(values).mean())
 
 
-@sheet.check("recall_at", 1, "infinite scores, more places than captions, and what is no number")
+@sheet.check("recall_at", 1, "infinite scores, more places than captions, and NaN")
 def _(my, book, draw):
     scores, owners = ranked(draw, 3, torch.float32)
     scores[0], scores[1, owners == 1] = -torch.inf, torch.inf

@@ -46,7 +46,7 @@ def _readable(annotation: object) -> str:
 
 
 def _plain(value: object, kind: Any) -> object:
-    """A scalar of NumPy or torch as Python's, where that is what was asked for."""
+    """A scalar of NumPy or torch as Python's, if that is what was asked for."""
     if isinstance(value, Tensor):
         scalar = not value.dim() and not value.requires_grad
     else:
@@ -70,10 +70,10 @@ def _foreign(value: object, kind: Any) -> bool:
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Hold a function's arguments against the shapes and types in its signature.
 
-    A letter stands for one size in all arguments of a call. What does not fit raises an error
-    that lists each argument beside what was expected of it: a ``TypeError`` where an argument is
-    of another type altogether, and a ``ValueError`` where a tensor has another shape or dtype, or
-    is sparse. A number may be one of NumPy, or a tensor without dimensions and gradient.
+    A letter stands for one size in all arguments of a call. If arguments do not fit, an error lists
+    each of them beside its expectation: a ``TypeError`` if an argument is of another type
+    altogether, and a ``ValueError`` if a tensor has another shape or dtype, or is sparse. A number
+    may be one of NumPy, or a tensor without dimensions and gradient.
     Under ``torch.compile`` nothing is checked.
     """
     # this way around each argument is looked at once; typechecker=beartype does it twice

@@ -9,7 +9,7 @@ import sys
 
 
 def shortest_path(path: str) -> str:
-    """A path from here where that goes only down, else the whole."""
+    """A path from here if that goes only down, else the whole."""
     below = os.path.relpath(path)
     return os.path.abspath(path) if below.startswith(os.pardir) else below
 

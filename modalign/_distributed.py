@@ -19,7 +19,7 @@ def gathered(x: Tensor) -> tuple[Tensor, int]:
     Without ``torch.distributed`` that is x itself, and 0. No gradient reaches other processes.
 
     Raises:
-        ValueError: where the processes hold different numbers of rows.
+        ValueError: if the processes hold different numbers of rows.
     """
     ranks = processes()
     if ranks == 1:
@@ -41,7 +41,7 @@ def gathered_with_gradient(x: Tensor) -> Tensor:
     gradients by their parameters is that of the one loss. No process waits in the backward pass.
 
     Raises:
-        ValueError: where the processes hold different numbers of rows.
+        ValueError: if the processes hold different numbers of rows.
     """
     rows, first = gathered(x)
     if rows is x:

@@ -1,4 +1,4 @@
-"""What guards the harmony of two gradients: digits, arguments, and several processes."""
+"""Guards of the harmony of two gradients: digits, arguments, and several processes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ BLOCK = 2**16  # numbers whose float64 fits a CPU's cache
 
 
 def angle(grads_a: Gradients, grads_b: Gradients) -> tuple[float, float, float]:
-    """The cosine and both norms, over the tensors that both lists hold; NaN where a norm is 0.
+    """The cosine and both norms, over the tensors that both lists hold; NaN if a norm is 0.
 
     Products are taken tensor by tensor and added in float64, in which those of float32 are exact.
     Squares of float64 may overflow, so that powers of two bring such gradients near 1 first.
@@ -40,7 +40,7 @@ def angle(grads_a: Gradients, grads_b: Gradients) -> tuple[float, float, float]:
 
 
 def pairs(grads_a: Gradients, grads_b: Gradients) -> list[tuple[Tensor, Tensor]]:
-    """What both losses reach."""
+    """The gradients of parameters that both losses reach."""
     zipped = zip(grads_a, grads_b, strict=True)
     return [(a, b) for a, b in zipped if a is not None and b is not None]
 
@@ -54,7 +54,7 @@ def _wide(x: Tensor, scale: float) -> Tensor:
 
 
 def _scale(tensors: Sequence[Tensor]) -> float:
-    """A power of two that brings the largest number near 1; 1 where squares are safe without."""
+    """A power of two that brings the largest number near 1; 1 if squares are safe without."""
     if all(x.dtype != torch.float64 for x in tensors):
         return 1.0
     largest = max((float(x.abs().max()) for x in tensors if x.numel()), default=0.0)
@@ -68,7 +68,7 @@ def require_gradients(grads_a: Gradients, grads_b: Gradients) -> None:
 
     Raises:
         ValueError: for lists of other lengths, shapes, devices or types, or without a tensor.
-        TypeError: for what is no list of dense tensors of real numbers.
+        TypeError: for anything but a list of dense tensors of real numbers.
     """
     for name, grads in (("grads_a", grads_a), ("grads_b", grads_b)):
         if isinstance(grads, Tensor) or not isinstance(grads, Sequence):
@@ -103,7 +103,7 @@ def require_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
 
     Raises:
         ValueError: for none, one that is given twice, or one whose ``.grad`` nothing would fill.
-        TypeError: for what is no plain tensor of real numbers.
+        TypeError: for anything but a plain tensor of real numbers.
     """
     if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
         raise TypeError(
@@ -134,10 +134,10 @@ def differentiated(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """The gradients of both losses by the parameters; the graph is kept for the second only.
 
-    With several processes each learns what is wrong in another, and raises what that one does.
+    With several processes each learns of an error in another, and raises the same error.
 
     Raises:
-        ValueError: for a loss that is no finite scalar, or that reaches none of the parameters.
+        ValueError: for a loss that is not a finite scalar, or that reaches none of the parameters.
     """
     problems: list[str] = []
     grads: list[list[Tensor | None]] = []
@@ -177,7 +177,7 @@ def _unfit(loss: object, name: str) -> str:
     if not loss.requires_grad:
         return (
             f"{name}: expected a loss with a gradient, got {loss.item()} without; "
-            "pass None where a batch has no such loss"
+            "pass None if a batch has no such loss"
         )
     return ""
 
@@ -188,7 +188,7 @@ def _unsound(loss: Tensor, grads: Gradients, name: str) -> str:
     if all(each is None for each in grads):
         return (
             f"{name}: expected a loss that reaches parameters, got one that reaches none of these; "
-            "pass None where a batch has no such loss"
+            "pass None if a batch has no such loss"
         )
     sparse = [i for i, each in enumerate(grads) if each is not None and not _plain(each)]
     if sparse:
@@ -225,8 +225,8 @@ def combine(
 ) -> None:
     """Replace the first gradients by weighted sums, and free the second as it goes.
 
-    What one loss alone reaches takes its gradient as it is. All are new tensors, as those of
-    ``torch.autograd.grad`` may share memory with each other.
+    A parameter that one loss alone reaches takes its gradient as it is. All are new tensors, as
+    those of ``torch.autograd.grad`` may share memory with each other.
     """
     for i, (a, b) in enumerate(zip(grads_a, grads_b, strict=True)):
         grads_b[i] = None
@@ -244,7 +244,7 @@ def accumulate(parameters: Sequence[Tensor], grads: list[Tensor | None]) -> None
 
 
 def row_angles(rows_a: Tensor, rows_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the cosine, NaN where it is undefined, and both norms; in float64."""
+    """Of each row the cosine, NaN if it is undefined, and both norms; in float64."""
     scales = [_scale([rows]) for rows in (rows_a, rows_b)]
     a, b = (_wide(x.detach().flatten(1), s) for x, s in zip((rows_a, rows_b), scales, strict=True))
     norms_a, norms_b = a.norm(dim=1), b.norm(dim=1)
@@ -253,7 +253,7 @@ def row_angles(rows_a: Tensor, rows_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def shares(cosines: Tensor, kept: Tensor) -> tuple[float, float, float]:
-    """Over all processes: the mean cosine where there is one, the shares in conflict and kept."""
+    """Over all processes: the mean cosine if there is one, the shares in conflict and kept."""
     defined = cosines[~cosines.isnan()]
     own = (float(defined.sum()), len(defined), int((cosines < 0).sum()), int(kept.sum()), len(kept))
     total, count, conflicts, accepted, number = (

@@ -18,15 +18,15 @@ def sample_cosines(
 ) -> Tensor:
     r"""Return, for each example, the cosine of two losses' gradients by its features.
 
-    A proxy of the cosine by the weights (eq-gradients-sample), for the price of what lies between
-    features and losses, twice. The graph is kept.
+    A proxy of the cosine by the weights (eq-gradients-sample), for the price of two backward passes
+    from the losses to the features. The graph is kept.
 
     Args:
-        loss_a, loss_b: (N,) losses; 0 where an example has none.
-        features: (N, ...), what both are computed from, with a gradient.
+        loss_a, loss_b: (N,) losses; 0 if an example has none.
+        features: (N, ...), from which both are computed, with a gradient.
 
     Returns:
-        (N,) cosines in float64, NaN where one gradient is 0.
+        (N,) cosines in float64, NaN if one gradient is 0.
 
     Raises:
         ValueError, TypeError: for losses that are not finite or not computed from the features.
@@ -74,9 +74,9 @@ def by_sample(
 
 
 def _rows(loss_a: Any, loss_b: Any, features: Tensor) -> tuple[list[Tensor], str]:
-    """The gradients of both losses by the features, and what is wrong with them.
+    """The gradients of both losses by the features, and the problem with them, if any.
 
-    A row holds what reaches its example from the losses of others, too, whose negative it is.
+    A row also holds gradients that its example gets from losses of others, as their negative.
     """
     rows: list[Tensor] = []
     for name, loss in (("loss_a", loss_a), ("loss_b", loss_b)):
@@ -100,7 +100,7 @@ def _realigned(rows_a: Tensor, rows_b: Tensor) -> Tensor:
 
 
 def _unfit(loss: object, features: Tensor, name: str) -> str:
-    """What is wrong with the losses of the examples."""
+    """The problem with the losses of the examples, if there is one."""
     if not features.dim() or not features.requires_grad:
         return (
             f"features: expected (N, ...) with a gradient, got {describe(features)} "
@@ -109,7 +109,7 @@ def _unfit(loss: object, features: Tensor, name: str) -> str:
     if not isinstance(loss, Tensor) or loss.shape != (len(features),):
         return (
             f"{name}: expected a loss for each of {len(features)} examples, got {describe(loss)} "
-            "(0 where an example has none)"
+            "(0 if an example has none)"
         )
     if not loss.requires_grad:
         return f"{name}: expected losses with a gradient, got {describe(loss)} without"

@@ -9,9 +9,9 @@ from torch import Tensor
 def wide_norms(tensors: list[Tensor]) -> Tensor:
     """Norms of tensors of one device and type, taken as if in float64; NaN beyond their type.
 
-    The square of a float32 above 2e19 is infinite in float32, and that of one below 1e-23 is 0. A
-    GPU takes float64 in its stride. A CPU needs three times as long for it, so that only the norms
-    that need it are taken again, and the CPU takes these for a device without float64.
+    The square of a float32 above 2e19 is infinite in float32, and that of one below 1e-23 is 0. On
+    a GPU float64 costs little. A CPU needs three times as long for it, so that only the norms that
+    need it are taken again, and the CPU takes these for a device without float64.
     """
     largest = torch.finfo(tensors[0].dtype).max
     if tensors[0].device.type not in ("cpu", "mps"):
@@ -41,7 +41,7 @@ def zeros_or_nan(tensors: list[Tensor]) -> Tensor:
 def nan_beyond(x: Tensor, dim: int | None = None) -> Tensor:
     """Return x, as NaN where the squares along ``dim`` add up to more than float32 holds.
 
-    A variance is infinite there, and what is divided by its root would be 0 without a word.
+    A variance is infinite there, and a quotient by its root would be 0 without a warning.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(

@@ -14,7 +14,7 @@ def parse(source: str | bytes) -> ast.Module:
     lock of ours stops, is met by trying again.
 
     Raises:
-        SyntaxError: for what is no Python, and what else ``ast.parse`` raises.
+        SyntaxError: for anything but Python; and the other errors of ``ast.parse``.
 
     >>> ast.unparse(parse("x=1"))
     'x = 1'

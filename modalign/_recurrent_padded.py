@@ -1,4 +1,4 @@
-"""What an LSTM takes, and its padded sequences: the steps come first here, (T, B, I)."""
+"""Arguments of an LSTM, and its padded sequences: the steps come first here, (T, B, I)."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def require_options(num_layers: int, dropout: float) -> None:
-    """Refuse a rate of dropout that is none, and one between layers where there is one layer."""
+    """Refuse a dropout that is not a rate, and one between layers if there is one layer."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a rate from 0 to 1, got {dropout}")
     if dropout and num_layers == 1:

@@ -1,6 +1,6 @@
 """Numbers brought near 1 by powers of two, so that no square or sum of them overflows.
 
-A power of two rounds nothing: what is computed next has the digits that it would have had.
+A power of two rounds nothing: later results have the digits that they would have had.
 """
 
 import torch

@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 
 WIDTH = 96
 COMPLETE = "_MODALIGN_COMPLETE"
-# what these libraries are called where they are installed from
+# the names under which these libraries are installed
 DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = [_decoded(text) for text in (sys.argv[1:] if arguments is None else arguments)]
     for stream in (sys.stdout, sys.stderr):
-        # what a terminal has no letter for is shown by its number, and is no error
+        # a letter that a terminal lacks is shown by its number, without an error
         with contextlib.suppress(AttributeError):  # a stream that somebody put there
             typing.cast(Any, stream).reconfigure(errors="backslashreplace")
     if asked := os.environ.get(COMPLETE):
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _decoded(text: str) -> str:
-    """An argument as UTF-8, where the locale has another idea of its bytes."""
+    """An argument as UTF-8, if the locale has another idea of its bytes."""
     with contextlib.suppress(UnicodeDecodeError):
         return os.fsencode(text).decode("utf-8")
     return text
@@ -79,14 +79,14 @@ def _decoded(text: str) -> str:
 
 @contextlib.contextmanager
 def _ended_by_a_signal() -> Iterator[None]:
-    """Leave by the way of Ctrl-C when told to end, so that kernels and folders go too."""
+    """End as after Ctrl-C when asked to end, so that kernels and folders go too."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
     ours = []
     if threading.current_thread() is threading.main_thread():
-        # nohup has them ignored, and is to be obeyed
+        # nohup ignores them, and is obeyed
         both = (signal.SIGTERM, signal.SIGHUP)
         ours = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
@@ -120,7 +120,7 @@ def _how_to_install(library: str, given: Sequence[str]) -> str:
     return f"in the checkout: {python} -m pip install -c constraints.txt -e '.[{extra}]'"
 
 
-# what a shell is offered when the Tab key is pressed
+# completions that a shell offers for the Tab key
 
 
 def _completed(names: Callable[[click.Context], Sequence[str]]) -> Any:
@@ -169,7 +169,7 @@ class _Changing(click.Command):
                 name, equals, value = text.partition("=")
                 words += [name, value] if equals else [text, *itertools.islice(rest, 1)]
         if ctx.resilient_parsing and words[-1:] and words[-1].startswith("-"):
-            words.pop()  # a shell asks what may follow, and what stands before is to be read
+            words.pop()  # a shell asks for the next word, and the words before it are parsed
         try:
             return super().parse_args(ctx, words)
         except click.BadOptionUsage as error:
@@ -398,7 +398,9 @@ def _sweep_of(
     "--by", multiple=True, metavar="NAME", help="Parameter to compare by; again for another."
 )
 @click.option("--metric", multiple=True, metavar="NAME", help="Glued value; again for another.")
-@click.option("--baseline", metavar="VALUE", help="Of --by, what the others are compared with.")
+@click.option(
+    "--baseline", metavar="VALUE", help="The value of --by that the others are compared with."
+)
 @click.option("-o", "--output", metavar="DIR", help="Where the report goes; of one sweep only.")
 def _report(
     paths: Sequence[str],
@@ -419,7 +421,7 @@ def _report(
         found = rerun.report(
             path, by=list(by) or None, metric=list(metric) or None, baseline=baseline
         )
-        print(found)  # first, lest it is lost where nothing can be written
+        print(found)  # first, so that it is not lost if nothing can be written
         folder = found.write(output)
         print(f"\nTables, figure and page are in {folder}" + "\n" * (path != paths[-1]))
 
@@ -428,7 +430,7 @@ def _report(
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 def _compare(a: str, b: str) -> None:
-    """What differs between two runs.
+    """Show the differences between two runs.
 
     A and B are their folders.
     """
@@ -441,7 +443,7 @@ def _compare(a: str, b: str) -> None:
 @click.option("--paper", metavar="KEY", help="Of one paper: cka, gradients, codis or neumatch.")
 @click.option("--json", "as_json", is_flag=True, help="All that is known of each, as JSON.")
 def _claims(paper: str | None, as_json: bool) -> None:
-    """What became of each claim of the papers.
+    """Show the verdict on each claim of the papers.
 
     Verdicts are computed from the recorded tables.
     """

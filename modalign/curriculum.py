@@ -1,4 +1,4 @@
-r"""A threshold on agreement that rises as training goes on, and drops what agrees less.
+r"""A threshold on agreement that rises as training goes on; batches that agree less are dropped.
 
 Labels such as ``eq-gradients-curriculum`` are those of the chapter "Gradients", which derives each
 line.
@@ -21,7 +21,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 class GradientCurriculum:
-    r"""A threshold gamma that rises, and drops what agrees less (eq-gradients-curriculum).
+    r"""A threshold gamma that rises; batches that agree less are dropped (eq-gradients-curriculum).
 
     Algorithm 2 of Wu et al. (2022), on the cosine. It gives no schedule; this one is ours. The
     clock ticks at every batch, kept or dropped. An undefined cosine is kept. Hand it to ``fit`` in

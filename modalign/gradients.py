@@ -1,4 +1,4 @@
-r"""Two losses, one set of weights: tell whether their gradients agree, mend that, or wait.
+r"""Two losses, one set of weights: compare their gradients, realign them, or skip the step.
 
 Labels such as ``eq-gradients-realign`` are those of the chapter "Gradients", which derives each
 line. With ``torch.distributed`` every process passes the losses of its own rows (or of the joined
@@ -42,14 +42,14 @@ _GRANULARITIES = ("batch", "shard", "sample")
 def gradient_cosine(grads_a: Gradients, grads_b: Gradients) -> float:
     r"""Return the cosine of two gradients (eq-gradients-cosine).
 
-    Over the tensors that both hold: None stands where a loss does not reach a parameter. Products
+    Over the tensors that both hold: None stands if a loss does not reach a parameter. Products
     are added in float64, tensor by tensor, without a copy of either gradient. O(n) time.
 
     Args:
         grads_a, grads_b: a tensor or None a parameter, as of ``torch.autograd.grad``.
 
     Returns:
-        A number from -1 to 1; NaN where it is undefined, since one gradient is zero or not finite,
+        A number from -1 to 1; NaN if it is undefined, since one gradient is zero or not finite,
         or no tensor is in both.
 
     Raises:
@@ -66,17 +66,17 @@ def gradient_cosine(grads_a: Gradients, grads_b: Gradients) -> float:
 def realign(
     grads_a: Gradients, grads_b: Gradients
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    r"""Where two gradients conflict, take from each what opposes the other (eq-gradients-realign).
+    r"""If two gradients conflict, project each onto the other's normal (eq-gradients-realign).
 
     Algorithm 1 of Wu et al. (2022), with the direction that its print lost, both projections from
     the original gradients; PCGrad (Yu et al. 2020) of two tasks. A tensor that one gradient lacks
-    is no part of the projection and comes back as it is. O(n) time; new tensors in a conflict.
+    takes no part in the projection and comes back as it is. O(n) time; new tensors in a conflict.
 
     Args:
         grads_a, grads_b: as of ``gradient_cosine``.
 
     Returns:
-        Both gradients after projection; the same tensors where they do not conflict.
+        Both gradients after projection; the same tensors if they do not conflict.
 
     Raises:
         ValueError, TypeError: as ``gradient_cosine``.
@@ -97,7 +97,7 @@ def realign(
 
 
 class HarmonyReport(NamedTuple):
-    """What a backward pass found; of shards and examples, the mean cosine and shares of them."""
+    """The report of a backward pass; of shards and examples, the mean cosine and shares of them."""
 
     cosine: float
     conflict: float
@@ -114,7 +114,7 @@ def harmonized_backward(
     granularity: str = "batch",
     features: Tensor | None = None,
 ) -> HarmonyReport:
-    r"""Backpropagate two losses apart, and add to ``.grad`` what they agree on.
+    r"""Backpropagate two losses apart, and add to ``.grad`` the part that they agree on.
 
     In place of ``(loss_a + loss_b).backward()``. What the curriculum keeps is added, realigned
     first if asked for (eq-gradients-weights). **A batch that it drops leaves every .grad as it
@@ -130,15 +130,15 @@ def harmonized_backward(
     share one forward pass; memory for one more gradient.
 
     Args:
-        loss_a, loss_b: scalars; or None where a batch has no such loss (no clip has a text).
-            With ``"sample"`` (N,), a loss an example, 0 where an example has none.
-        parameters: what is trained: leaves with ``requires_grad``, each once.
+        loss_a, loss_b: scalars; or None if a batch has no such loss (no clip has a text).
+            With ``"sample"`` (N,), a loss an example, 0 if an example has none.
+        parameters: to train: leaves with ``requires_grad``, each once.
         realign: project conflicting gradients (of ``"sample"``, those by the features).
-        curriculum: what to drop.
+        curriculum: decides which batches, shards or examples to drop.
         granularity: ``"batch"``: one decision. ``"shard"``: each process decides about its rows,
             before gradients are averaged. ``"sample"``: one decision an example, by
             ``sample_cosines``, a proxy at the price of an ordinary step.
-        features: of ``"sample"``, what both losses are computed from.
+        features: for ``"sample"``, those from which both losses are computed.
 
     Returns:
         cosine, conflict and accepted.

@@ -69,7 +69,7 @@ def layer_cka(
     Minibatch CKA (eq-minibatch; Nguyen et al. 2021): unbiased sums of the minibatches, divided at
     the end, so that the value does not depend on how large they are. Models run in evaluation
     mode, without gradient, on the device that they are on, and are then as they were; hooks are
-    removed, whatever happens. What a layer gives is read as it leaves the layer, before another
+    removed, whatever happens. A layer's output is read as it leaves the layer, before another
     may change it in place. A layer that runs several times in a pass, such as a shared activation,
     has an entry for each, the later ones named ``relu#2``.
 
@@ -81,16 +81,16 @@ def layer_cka(
         batches: minibatches of 4 examples or more, in one order for both models.
         other: the second model; the first is compared with itself by default.
         layers: names of modules, as ``model.named_modules()`` gives them; by default all that have
-            no children. Where a module gives a tuple, a mapping or a dataclass (as transformers
+            no children. If a module gives a tuple, a mapping or a dataclass (as transformers
             do), its first tensor is taken, and of a tensor all but the first dimension as
             features.
         other_layers: of the second model; those of ``layers`` by default.
-        other_batches: what the second model is given, if it takes other inputs (say, another
+        other_batches: inputs of the second model, if it takes other ones (say, another
             modality of the same examples); the same batches by default.
         forward: ``forward(model, batch)``; :func:`run` by default.
 
     Raises:
-        ValueError: for no batch, a name that is no module, a layer that does not run, gives no
+        ValueError: for no batch, a name that is not a module, a layer that does not run, gives no
             tensor of a row an example or is not finite, numbers of examples that differ or are
             below 4, layers that run in one batch and not in another, and loaders of which one
             ends before the other.
@@ -124,7 +124,7 @@ class _Sums:
         self.rows, self.columns = tuple(k), tuple(l)
         self.between = torch.zeros(len(k), len(l), dtype=torch.float64)
         self.own = [torch.zeros(len(each), dtype=torch.float64) for each in (k, l)]
-        # what rounding alone may leave of a layer that does not vary
+        # the size that rounding alone may leave in a layer that does not vary
         self.least = [torch.zeros(len(each), dtype=torch.float64) for each in (k, l)]
 
     def add(self, k: Mapping[str, Tensor], l: Mapping[str, Tensor]) -> None:
@@ -163,10 +163,10 @@ class _Sums:
 def grams(
     model: nn.Module, batch: Any, layers: Sequence[str] | None, forward: Forward, argument: str
 ) -> dict[str, Tensor]:
-    """The Gram matrix of what each layer gives in one pass, by the layer's name.
+    """The Gram matrix of each layer's output in one pass, by the layer's name.
 
     Raises:
-        ValueError: for a name that is no module of the model, or twice; see :func:`layer_cka`.
+        ValueError: for a name that is not a module of the model, or twice; see :func:`layer_cka`.
     """
     modules = dict(model.named_modules())
     leaves = [name for name, module in modules.items() if not [*module.children()]]
@@ -203,10 +203,10 @@ def grams(
 
 
 def gram(output: Any, name: str) -> Tensor:
-    """Products (n, n) of the centred examples of what a layer gave.
+    """Products (n, n) of the centred examples of a layer's output.
 
     Raises:
-        ValueError: for what has no tensor of a row an example, or is not finite.
+        ValueError: for an output without a tensor of a row an example, or that is not finite.
     """
     x = first_tensor(output)
     if x is None or x.dim() < 1 or not x.numel():
@@ -215,7 +215,7 @@ def gram(output: Any, name: str) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not torch.isfinite(x).all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    # what is the same in every row is then zero to the last digit
+    # features that are the same in every row are then zero to the last digit
     x = x - x[0]
     x = x - x.mean(0)
     product = x @ x.T

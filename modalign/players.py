@@ -28,7 +28,7 @@ def movie(frames: UInt8[np.ndarray, "t h w 3"], *, label: str, fps: int = 8) -> 
 
     Args:
         frames: red, green, blue; height and width even, as the format wants.
-        label: what is seen, for readers who do not see it.
+        label: describes the picture, for readers who do not see it.
         fps: frames a second.
 
     Raises:
@@ -109,12 +109,12 @@ def transport(
     wide as the mass it moves, and a point's area is the mass that the plan gives it.
 
     Args:
-        points: (N, 2) where the mass is.
-        prototypes: (K, 2) where it goes.
+        points: (N, 2) places of the mass.
+        prototypes: (K, 2) places that it goes to.
         exact: the least cost there is, which is shown beside the plan's.
-        label: what is seen, for readers who do not see it.
-        beta: where its slider starts, 0.01 to 1, at one of 41 places on a logarithmic scale.
-        step: where its slider starts, 1 to 50.
+        label: describes the picture, for readers who do not see it.
+        beta: start of its slider, 0.01 to 1, at one of 41 places on a logarithmic scale.
+        step: start of its slider, 1 to 50.
 
     Raises:
         ValueError: for a cloud that is empty or not finite, clouds in one place, a cost that is not
@@ -132,7 +132,7 @@ def transport(
         raise ValueError(f"exact: expected a finite number, got {exact}")
     if not 0.01 <= beta <= 1 or not 1 <= step <= 50:
         raise ValueError(
-            f"beta, step: expected 0.01 to 1 and 1 to 50, where the sliders are, got {beta}, {step}"
+            f"beta, step: expected 0.01 to 1 and 1 to 50, the sliders' ranges, got {beta}, {step}"
         )
     place = round(20 * np.log10(beta / 0.01))
     beta = 0.01 * 10 ** (place / 20)
@@ -267,10 +267,10 @@ def sliders(
         places: of each slider, by its name, in order.
         start: where each slider stands at first.
         size: width and height of the SVG.
-        label: what is seen, for readers who do not see it.
+        label: describes the picture, for readers who do not see it.
 
     Raises:
-        ValueError: for no slider, one without places, a start that is none of them, or a page
+        ValueError: for no slider, one without places, a start that is not among them, or a page
             above 300 kB.
 
     >>> def bar(width):
@@ -368,8 +368,8 @@ def conflict(
     Args:
         first, second: (2,) gradients, within 2.2 to the sides and 1.6 up and down, at least 0.2
             long.
-        label: what is seen, for readers who do not see it.
-        gamma: where its slider starts, -1 to 1, in steps of 0.05.
+        label: describes the picture, for readers who do not see it.
+        gamma: start of its slider, -1 to 1, in steps of 0.05.
 
     Raises:
         ValueError: for a gradient out of reach or too short, or a gamma outside -1 to 1.
@@ -533,22 +533,23 @@ def attention(
 ) -> HTML:
     """Show a picture with a caption below it: pick a word, and see where a captioner looked.
 
-    Words are picked by mouse, finger or the arrow keys. Places are the darker the less they were
-    looked at. Below stands where the most attention is, and how much of it lies on what the word
-    names, whose frame is drawn. Without scripts, and on paper, the picture of ``word`` stands.
+    Words are picked by mouse, finger or the arrow keys. The less attention a place has, the darker
+    it is. The text below gives the place of the most attention, and the share on the thing that the
+    word names; a frame shows the thing. Without scripts, and on paper, the picture of ``word``
+    stands.
 
     Args:
         picture: red, green, blue.
         words: T of them.
         maps: (T, g, k), the attention of each word over the places of a grid, none negative; each
             is divided by its sum.
-        label: what is seen, for readers who do not see it.
-        masks: (T, h, w), what each word names; empty where it names nothing.
+        label: describes the picture, for readers who do not see it.
+        masks: (T, h, w), of the thing that each word names; empty if it names nothing.
         word: which stands first, from 0.
 
     Raises:
         ValueError: for no word, other numbers of maps or masks, a map that is negative, not finite
-            or zero, a picture or grid without a place, or a first word that is none of them.
+            or zero, a picture or grid without a place, or a first word that is not among them.
 
     >>> maps = np.array([[[0.25, 0.75]], [[0.5, 0.5]]])
     >>> shown = attention(np.zeros((8, 8, 3), np.uint8), ["a", "star"], maps, label="a star")
@@ -575,7 +576,7 @@ def attention(
     rows, columns = maps.shape[1:]
     if masks is None:
         masks = np.zeros((t, height, width), bool)
-    # of each place, the part that what is named fills
+    # of each place, the part that the named thing fills
     covered = np.stack([_shrunk(mask, rows, columns) for mask in masks]).round(5)
     frames = [_frame(mask) for mask in masks]
     sides = (480 / columns, 480 * height / width / rows)
@@ -623,7 +624,7 @@ def _shrunk(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _frame(mask: np.ndarray) -> list[float]:
-    """Left, top, width and height of what a mask fills, in sides of the picture."""
+    """Left, top, width and height of the part that a mask fills, in sides of the picture."""
     if not mask.any():
         return [0, 0, 0, 0]
     y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

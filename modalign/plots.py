@@ -1,4 +1,4 @@
-"""Figures of the book: seaborn's, with the book's look and interval, and what seaborn lacks."""
+"""Figures of the book: seaborn's, with the book's look and interval, and others."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
@@ -39,7 +39,7 @@ def use_style() -> None:
 def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bool = True) -> None:
     """Mean over seeds of column y against column x, one line for each value of ``by``.
 
-    Bands are 95% intervals over the rows that share x and ``by``; a single row draws none. Where
+    Bands are 95% intervals over the rows that share x and ``by``; a single row draws none. When
     the y axis is logarithmic, set so before, both are taken of logarithms: a geometric mean, and a
     band that stays above zero.
 
@@ -60,7 +60,7 @@ def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, *, legend: bo
         shown, x=x, y=y, errorbar=lambda rows: seed_interval(rows)[1:], ax=ax, **groups, **style
     )
     ax.set(xlabel=_plain(x), ylabel=_plain(y))
-    ax.autoscale(None)  # type: ignore[arg-type]  # limits anew, where a scale is set later
+    ax.autoscale(None)  # type: ignore[arg-type]  # limits anew, when a scale is set later
     drawn = ax.legend()  # without seaborn's title
     if not legend:
         drawn.remove()
@@ -72,8 +72,8 @@ def heatmap(
     """A matrix of similarities with its values, light where they are high, counted from one.
 
     Raises:
-        ValueError: for what is no matrix, an entry that is not finite, or ends of the scale that
-            are not finite and in order.
+        ValueError: for anything but a matrix, an entry that is not finite, or ends of the scale
+            that are not finite and in order.
     """
     values = np.asarray(matrix)
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
@@ -144,7 +144,7 @@ def timeline(
 
     Raises:
         ValueError: for times that :func:`modalign.metrics.alignment_scores` would refuse, no
-            assignment, and one of another length or that is no whole numbers from -1.
+            assignment, and one of another length or with others than whole numbers from -1.
     """
     times = checked_times(times, "times")
     if not assigned:
@@ -160,7 +160,7 @@ def timeline(
         checked_times([span], f"snippets[{number}]")
     count = max([*(int(each.max()) for each in assigned.values()), *(snippets or [])]) + 1
     shades = plt.get_cmap("cividis")(np.linspace(0, 1, max(count, 2)))
-    # neighbours are told apart by strong and weak shades in turn
+    # strong and weak shades in turn set neighbours apart
     shades[1::2, :3] = 0.5 + shades[1::2, :3] / 2
     strips = {name: (times, each) for name, each in assigned.items()}
     if snippets:
@@ -217,7 +217,7 @@ def _looks(groups: int, what: str) -> dict[str, list[str]]:
 
 
 def _plain(label: object) -> str:
-    """A label as it reads: dollars are no mathematics, and a leading underscore hides nothing.
+    """A label as it reads: dollars begin no mathematics, and a leading underscore hides nothing.
 
     >>> print(_plain("$5"), _plain("_a"))
     \\$5  _a

@@ -35,7 +35,7 @@ class RandomProjection(nn.Module):
         seed: of the matrix.
 
     Raises:
-        TypeError: where an argument is of another type altogether.
+        TypeError: if an argument is of another type altogether.
         ValueError: for a size below 1, a negative seed, another number of features, or features of
             another dtype than the matrix.
 

@@ -32,14 +32,14 @@ LIBRARIES = ("torch", "numpy", "scikit-learn", "torchmetrics", "jaxtyping")
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the checkout the package lies in.
+    """Git's answer about the checkout that the package lies in.
 
     Raises:
-        LookupError: where it says nothing, with the reason.
+        LookupError: if it says nothing, with the reason.
     """
     here = pathlib.Path(modalign.__file__).parents[1]
     if not (here / ".git").exists():
-        raise LookupError(f"{here} is no git checkout")
+        raise LookupError(f"{here} is not a git checkout")
     try:
         answer = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True)
     except OSError as error:
@@ -52,9 +52,9 @@ def _git(*arguments: str) -> str:
 
 
 def commit() -> tuple[str | None, str | None]:
-    """The commit of modalign, and where there is none the reason.
+    """The commit of modalign, and if there is none the reason.
 
-    The commit ends in ``+changes`` where tracked files of the package differ from it.
+    The commit ends in ``+changes`` if tracked files of the package differ from it.
     """
     try:
         found = _git("rev-parse", "--short=12", "HEAD")
@@ -65,7 +65,7 @@ def commit() -> tuple[str | None, str | None]:
 
 
 def library_version(library: str) -> str | None:
-    """The installed version of a library; None where it is not installed."""
+    """The installed version of a library; None if it is not installed."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -105,7 +105,7 @@ def peak_memory() -> float:
 
 
 def _data() -> dict[str, typing.Any] | None:
-    """What lies under ``MODALIGN_DATA``: every file's name and size, as one digest."""
+    """The files under ``MODALIGN_DATA``: their number, size, and one digest of names and sizes."""
     root = os.environ.get("MODALIGN_DATA")
     if not root or not os.path.isdir(root):
         return None
@@ -126,10 +126,10 @@ def provenance() -> dict[str, typing.Any]:
     """Say what produced a result: code, libraries, machine and time.
 
     Returns:
-        ``version`` and ``commit`` of modalign (see `commit`; where it is None, ``no_commit`` says
+        ``version`` and ``commit`` of modalign (see `commit`; if it is None, ``no_commit`` says
         why), ``python``, ``libraries`` with their versions, ``machine`` (processor, cores,
-        system), ``device`` (the GPU's name where torch is loaded and sees one), ``data`` (number,
-        size and fingerprint of the files under ``MODALIGN_DATA``; None where it is not set) and
+        system), ``device`` (the GPU's name if torch is loaded and sees one), ``data`` (number,
+        size and fingerprint of the files under ``MODALIGN_DATA``; None if it is not set) and
         ``date`` (UTC).
 
     >>> provenance()["version"] == modalign.__version__
@@ -167,11 +167,11 @@ def _seal_of(record: Mapping[str, typing.Any]) -> str:
 def seal(record: Mapping[str, typing.Any], content: bytes) -> dict[str, typing.Any]:
     """Add two checksums to the record of a file: ``sha256`` of the file, ``seal`` of the record.
 
-    They find what was damaged or edited; they are no signature.
+    They reveal damage and edits; they are not a signature.
 
     Args:
-        record: what a JSON file is to hold.
-        content: of the file that it tells of.
+        record: the content of a JSON file.
+        content: of the file that it describes.
 
     Raises:
         TypeError: for a record that is not plain data.
@@ -188,7 +188,7 @@ def seal(record: Mapping[str, typing.Any], content: bytes) -> dict[str, typing.A
 
 
 def seal_broken(record: Mapping[str, typing.Any], content: bytes) -> str | None:
-    """What a file and its record say against each other; None where they are as written."""
+    """The contradiction of a file and its record; None if they are as written."""
     if "seal" not in record or "sha256" not in record:
         return "its record has no checksum"
     if record["seal"] != _seal_of(record):
@@ -202,7 +202,7 @@ def write_whole(path: str | pathlib.Path, content: bytes) -> None:
     """Write a file so that there is the old one or the new one, and never a part.
 
     Raises:
-        OSError: where it cannot be written; it names the file, the reason and the room left.
+        OSError: if it cannot be written; it names the file, the reason and the room left.
     """
     path = pathlib.Path(path)
     scratch = path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}")
@@ -220,7 +220,7 @@ def write_whole(path: str | pathlib.Path, content: bytes) -> None:
 
 
 def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
-    """The error of a file that could not be written: what, why, and the room on its disk."""
+    """The error of a file that could not be written: path, reason, and the room on its disk."""
     there = next((each for each in path.absolute().parents if each.is_dir()), None)
     room = f"; its disk has {shutil.disk_usage(there).free / 2**20:,.0f} MiB free" if there else ""
     return OSError(error.errno, f"cannot write {path}: {error.strerror or error}{room}")
@@ -230,7 +230,7 @@ def results_folder() -> pathlib.Path:
     """Find ``results/``: the nearest one above the working directory, else beside the package.
 
     Raises:
-        FileNotFoundError: where neither place has one.
+        FileNotFoundError: if neither place has one.
     """
     here = pathlib.Path.cwd()
     for root in (here, *here.parents, pathlib.Path(modalign.__file__).parents[1]):
@@ -257,7 +257,7 @@ def save(
     Args:
         table: one row a measurement, tidy.
         name: path below the results folder without a suffix, such as ``cka/map``.
-        parameters: what the run was given, seeds included.
+        parameters: of the run, seeds included.
         seconds: wall time of the run.
         folder: where to write; the book's ``results/`` by default.
 
@@ -266,7 +266,7 @@ def save(
 
     Raises:
         ValueError: for an empty table.
-        OSError: where a file cannot be written.
+        OSError: if a file cannot be written.
     """
     if table.empty:
         raise ValueError(f"save: table for {name!r} has no row; a recorded run has at least one")
@@ -319,8 +319,8 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """Read a recorded table; its provenance is in ``table.attrs``.
 
     Raises:
-        FileNotFoundError: where the table or its provenance is missing.
-        ValueError: where the table or its provenance is not as `save` wrote it.
+        FileNotFoundError: if the table or its provenance is missing.
+        ValueError: if the table or its provenance is not as `save` wrote it.
     """
     import pandas as pd
 
@@ -359,18 +359,18 @@ def each(
 ) -> list[Found]:
     """Run the tasks of a sweep in processes of their own, each on one thread of torch.
 
-    A run then gives the same numbers whatever runs beside it. An error ends the sweep: what has
-    not begun is dropped.
+    A run then gives the same numbers whatever runs beside it. An error ends the sweep: tasks that
+    have not begun are dropped.
 
     Args:
         work: a function of a module, which a process can import.
         tasks: its arguments, one call each.
         jobs: processes at a time.
-        title: what the bar is called.
+        title: of the bar.
         progress: show a bar.
 
     Returns:
-        What each call returned, in the order of ``tasks``.
+        The result of each call, in the order of ``tasks``.
     """
     import concurrent.futures
     import multiprocessing
@@ -400,7 +400,7 @@ def _one_thread() -> None:
 
 
 def listing(names: Iterable[str], folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """What stands behind recorded tables, a row each: seeds, cost, commit and machine."""
+    """The provenance of recorded tables, a row each: seeds, cost, commit and machine."""
     import pandas as pd
 
     rows = []

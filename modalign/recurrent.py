@@ -1,4 +1,4 @@
-"""Layer normalisation inside an LSTM: of what input and past bring to the gates, and of the cell.
+"""Layer normalisation inside an LSTM: of the gates' two parts, from input and past; of the cell.
 
 Labels such as eq-pace-gates are those of equations in the chapter "Pace and scale".
 """
@@ -28,7 +28,7 @@ class LayerNormLSTM(nn.Module):
 
     The input part of all steps is one product; the recurrence takes T products of (B, H) and
     (H, 4 H), padded or packed. O(B T H (I + H)) time and O(B T H) memory for each layer and
-    direction. Where squares add up to more than float32 holds, numbers of 1e19, a norm would be
+    direction. If squares add up to more than float32 holds, numbers of 1e19, a norm would be
     zero: there the states are NaN from that step on.
 
     Args:
@@ -41,7 +41,7 @@ class LayerNormLSTM(nn.Module):
         eps: added to the variances (PyTorch's default).
 
     Raises:
-        TypeError: where an argument is of another type altogether.
+        TypeError: if an argument is of another type altogether.
         ValueError: for sizes that do not fit, lengths outside 0 to T or beside a
             ``PackedSequence``, and dropout with one layer, which has no place there.
 
@@ -108,8 +108,8 @@ class LayerNormLSTM(nn.Module):
     def extra_repr(self) -> str:
         """Say the sizes, as ``nn.LSTM`` does."""
         names = ("batch_first", "dropout", "bidirectional")
-        told = "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{told}"
+        more = "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{more}"
 
     @checked
     def forward(
@@ -121,16 +121,16 @@ class LayerNormLSTM(nn.Module):
         """Run over sequences.
 
         Args:
-            x: (T, B, I), or (B, T, I) where ``batch_first``, or one sequence, (T, I); or a
+            x: (T, B, I), or (B, T, I) if ``batch_first``, or one sequence, (T, I); or a
                 ``PackedSequence``.
             hx: hidden and cell state before the first step, each (D num_layers, B, H); zeros by
                 default.
-            lengths: number of steps of each sequence, 0 to T, where some are padded at the end.
+            lengths: number of steps of each sequence, 0 to T, if some are padded at the end.
 
         Returns:
             The last layer's hidden states, shaped as x with D H features, zero where padded, and
             the hidden and cell states after the last step of each sequence, each (D num_layers,
-            B, H). Packed where x is.
+            B, H). Packed if x is.
         """
         padding.require_sequences(self, x, hx)
         steps, lengths, shaped_as_x = padding.opened(x, lengths, self.batch_first)
@@ -190,11 +190,11 @@ def lstm_states(
     """Hidden and cell states of an LSTM after each step.
 
     Args:
-        from_x: what the inputs bring to the four gates (input, forget, cell, output).
-        from_h: what a hidden state brings to them.
+        from_x: the inputs' part of the four gates (input, forget, cell, output).
+        from_h: gives a hidden state's part of them.
         h: hidden state before the first step.
         c: cell state before the first step.
-        norm_cell: applied to each cell state, where one is given.
+        norm_cell: applied to each cell state, if one is given.
 
     Returns:
         Hidden states and cell states, in O(T B H^2) time and O(T B H) memory.

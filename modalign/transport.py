@@ -61,7 +61,7 @@ def ipot(
     Raises:
         ValueError: for costs that are negative or not finite, an empty cost, marginals that hold
             anything but numbers above 0 or do not sum to one, settings below their range.
-        FloatingPointError: where entries underflow that the plan needs; it names a beta that works.
+        FloatingPointError: if entries underflow that the plan needs; it names a beta that works.
 
     >>> plan = ipot(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), beta=0.1)
     >>> plan.round(decimals=3)
@@ -97,7 +97,7 @@ def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner
     patience = max(1, int(min(_SAFE / 2 / span, outer))) if span else outer
     kernel.div_(-beta).exp_()  # eq-codebook-kernel
     p = torch.ones_like(kernel)
-    # what is 1 for the kernel before its shift; for 1/K delta would be K times larger, and T equal
+    # sigma is 1 for the kernel before its shift; 1/K would make delta K times larger, and T equal
     sigma = torch.exp(column_low.mT / -beta)
     a, b = torch.ones_like(row_low), torch.ones_like(sigma)
     log_a, log_b = row_low * (outer / beta), column_low * (outer / beta)
@@ -111,7 +111,7 @@ def _scaled(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner
             p.mul_(a).mul_(b.mT)
             log_a, log_b = log_a + a.log(), log_b + b.log().mT
             a, b = torch.ones_like(a), torch.ones_like(b)
-    # an entry that underflowed stays zero, though later steps may call for it: its column tells
+    # an entry that underflowed stays zero, though later steps may need it: its column shows that
     torch.add(log_a, cost, alpha=-outer / beta, out=kernel).add_(log_b)
     lost = kernel.exp_().sum(-2) / nu[:, 0] - 1
     return p if (lost.abs() < 0.01).all() else p.fill_(math.nan)
@@ -137,7 +137,7 @@ def _log(cost: Tensor, mu: Tensor, nu: Tensor, beta: float, outer: int, inner: i
 
 
 def _shifted(cost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Costs less the smallest of their row, then of their column; and those smallest ones."""
+    """Costs minus the smallest of their row, then of their column; and those smallest ones."""
     row_low = cost.amin(-1, keepdim=True)
     shifted = cost - row_low
     column_low = shifted.amin(-2, keepdim=True)
@@ -198,7 +198,7 @@ def transport_cost(plan: Float[Tensor, "*batch n k"], cost: Float[Tensor, "*batc
         cost: (..., N, K) costs.
 
     Raises:
-        ValueError: where the shapes differ.
+        ValueError: if the shapes differ.
 
     >>> transport_cost(torch.eye(2) / 2, torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
     tensor(1.5000)
@@ -207,7 +207,7 @@ def transport_cost(plan: Float[Tensor, "*batch n k"], cost: Float[Tensor, "*batc
 
 
 def _require_costs(cost: Tensor) -> None:
-    """Refuse costs that are none, without a temporary of their size."""
+    """Refuse invalid costs, without a temporary of their size."""
     if not cost.numel():
         raise ValueError(f"cost: expected at least one row and column, got {describe(cost)}")
     low, high = (float(each) for each in cost.aminmax())
@@ -216,12 +216,12 @@ def _require_costs(cost: Tensor) -> None:
         raise ValueError(f"cost: expected finite costs, got {kind}")
     if low < -(torch.finfo(cost.dtype).eps ** 0.5) * max(high, 1.0):  # 1 - cosine may round below 0
         raise ValueError(
-            f"cost: expected costs of 0 or above, got {low:.3g}; of a similarity, pass 1 less it"
+            f"cost: expected costs of 0 or above, got {low:.3g}; of a similarity, pass 1 minus it"
         )
 
 
 def _marginal(masses: Tensor | None, size: int, name: str, *, like: Tensor) -> Tensor:
-    """Return masses as a column, uniform where none are given."""
+    """Return masses as a column, uniform if none are given."""
     if masses is None:
         return torch.full((size, 1), 1 / size, dtype=like.dtype, device=like.device)
     total = float(masses.double().sum())

@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_made_is_named(runs, tmp_path):
 
 def test_a_checkout_whose_git_refuses_has_no_commit_and_says_why(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(modalign, "__file__", str(tmp_path / "modalign" / "__init__.py"))
-    assert records.commit() == (None, f"{tmp_path} is no git checkout")
+    assert records.commit() == (None, f"{tmp_path} is not a git checkout")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert records.commit()[0] is None  # nothing was committed yet
     # git itself then takes the folder for another user's

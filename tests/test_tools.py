@@ -301,8 +301,8 @@ def test_jobs_are_a_number_of_processes(tiny, jobs):
     ("name", "text", "problem"),
     [
         ("_toc.yml", "- 1\n", "_toc.yml: expected a mapping with the key root"),
-        ("notebooks/good.ipynb", "{", "good.ipynb: no notebook"),
-        ("_build/executed/good.ipynb", "[]", "good.ipynb: no notebook"),
+        ("notebooks/good.ipynb", "{", "good.ipynb: not a notebook"),
+        ("_build/executed/good.ipynb", "[]", "good.ipynb: not a notebook"),
         ("results/tiny/map.json", "[]", "map.json: expected the provenance"),
     ],
 )

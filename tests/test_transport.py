@@ -197,7 +197,7 @@ def test_input_stays_as_it_was(method):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cost": torch.tensor([[0.1, -0.4]])}, "of a similarity, pass 1 less it"),
+        ({"cost": torch.tensor([[0.1, -0.4]])}, "of a similarity, pass 1 minus it"),
         ({"cost": torch.zeros(0, 3)}, "at least one row and column"),
         ({"beta": 0.0}, "beta: expected a number above 0"),
         ({"outer": 0}, "outer: expected a number above 0"),

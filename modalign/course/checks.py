@@ -54,7 +54,7 @@ class Thing:
 
     Calling it gives a value. ``.make`` keeps the result there, as a Thing; ``.gradients`` gives
     those of the result's sum (or of its product with ``along``) by all arguments that ask for one;
-    ``.after`` gives the arguments as they are after the call. ``.value`` is what it is.
+    ``.after`` gives the arguments as they are after the call. ``.value`` is its value.
     """
 
     def __init__(self, ask: Ask, on: Any, path: tuple[str, ...] = ()) -> None:
@@ -96,7 +96,7 @@ class Thing:
 class Side:
     """One of both sides: ``side.NAME`` is what an answer defines.
 
-    ``side.put(value)`` keeps a value there, and ``side.code(source, name)`` a function of ours.
+    ``side.put(value)`` keeps a value there, and ``side.code(source, name)`` a marker's function.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -177,35 +177,35 @@ class Draw:
         return torch.linalg.qr(self.normal(d, d)).Q
 
 
-def close(mine: Any, theirs: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+def close(answer: Any, expected: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
     """Compare an answer with the book's: kinds, shapes, types of numbers, and the numbers.
 
     Raises:
-        Wrong: where they differ; its text names no number.
+        Wrong: if they differ; its text names no number.
     """
-    if isinstance(theirs, list | tuple):
-        if type(mine) is not type(theirs) or len(mine) != len(theirs):
-            raise Wrong(f"expected a {type(theirs).__name__} of another length, or another kind")
-        for one, other in zip(mine, theirs, strict=True):
+    if isinstance(expected, list | tuple):
+        if type(answer) is not type(expected) or len(answer) != len(expected):
+            raise Wrong(f"expected a {type(expected).__name__} of another length, or another kind")
+        for one, other in zip(answer, expected, strict=True):
             close(one, other, rtol=rtol, atol=atol)
-    elif isinstance(theirs, dict):
-        if not isinstance(mine, dict) or mine.keys() != theirs.keys():
+    elif isinstance(expected, dict):
+        if not isinstance(answer, dict) or answer.keys() != expected.keys():
             raise Wrong("expected a dictionary with other keys, or another kind")
-        close([mine[key] for key in theirs], list(theirs.values()), rtol=rtol, atol=atol)
-    elif isinstance(theirs, Tensor):
-        if not isinstance(mine, Tensor):
+        close([answer[key] for key in expected], list(expected.values()), rtol=rtol, atol=atol)
+    elif isinstance(expected, Tensor):
+        if not isinstance(answer, Tensor):
             raise Wrong("expected a tensor")
-        if mine.shape != theirs.shape:
+        if answer.shape != expected.shape:
             raise Wrong("another shape")
-        if mine.dtype != theirs.dtype:
+        if answer.dtype != expected.dtype:
             raise Wrong("another type of numbers")
-        if not torch.allclose(mine, theirs, rtol=rtol, atol=atol, equal_nan=True):
+        if not torch.allclose(answer, expected, rtol=rtol, atol=atol, equal_nan=True):
             raise Wrong("wrong numbers")
-    elif isinstance(theirs, float):
-        if type(mine) is not float:
+    elif isinstance(expected, float):
+        if type(answer) is not float:
             raise Wrong("expected a Python number")
-        close(torch.tensor(mine), torch.tensor(theirs), rtol=rtol, atol=atol)
-    elif type(mine) is not type(theirs) or mine != theirs:
+        close(torch.tensor(answer), torch.tensor(expected), rtol=rtol, atol=atol)
+    elif type(answer) is not type(expected) or answer != expected:
         raise Wrong("another value")
 
 
@@ -213,7 +213,7 @@ def refuses(thing: Thing, *args: Any, error: type[Exception] = ValueError, **kwa
     """Require that a call raises this error, on whichever side.
 
     Raises:
-        Wrong: where it returns, or raises another.
+        Wrong: if it returns, or raises another.
     """
     try:
         thing(*args, **kwargs)
@@ -252,7 +252,7 @@ class Sheet:
         self.checks: list[Check] = []
 
     def check(self, task: str, marks: float, says: str) -> Callable[[Any], Any]:
-        """Add a check; what it says is told to students, and names a property, never an input."""
+        """Add a check; students read its text, which names a property, never an input."""
 
         def add(run: Any) -> Any:
             self.checks.append(Check(task, marks, says, run))
@@ -291,7 +291,7 @@ def load(name: str, root: Path) -> Course:
     """An assignment of the book.
 
     Raises:
-        ValueError: where there is no such assignment, or notebook and checks do not agree.
+        ValueError: if there is no such assignment, or notebook and checks do not agree.
     """
     known = assignments(root)
     if name not in known:
@@ -307,7 +307,7 @@ def load(name: str, root: Path) -> Course:
     for check in sheet.checks:
         if check.task not in assignment.tasks:
             raise ValueError(
-                f"{where}: a check of {check.task}, which is no task: correct its name"
+                f"{where}: a check of {check.task}, which is not a task: correct its name"
             )
     for task in assignment.tasks:
         if assignment.in_words(task) != (task in sheet.by_hand):

@@ -1,4 +1,4 @@
-"""Where students' code runs: what this machine has to confine it, and the processes within.
+"""Confined processes for students' code, by the means that this machine has.
 
 Each kind must hold alone. ``modalign course check`` attacks the one that marking will use.
 """
@@ -52,7 +52,7 @@ class NotContained(RuntimeError):
 
 
 def available() -> dict[str, str]:
-    """Each kind of containment, and why it does not work here; an empty text where it does."""
+    """Each kind of containment, and why it does not work here; an empty text if it does."""
     return {"bubblewrap": _bubblewrap_problem(), "landlock": _landlock_problem()}
 
 
@@ -60,7 +60,7 @@ def chosen(kind: str | None = None, *, own_files: bool = False) -> str:
     """The kind to use: the one asked for, else the first that works.
 
     Raises:
-        NotContained: where none works, and the files are not said to be one's own.
+        NotContained: if none works, and the files are not said to be one's own.
     """
     if kind == "none" or (kind is None and own_files):
         if own_files:
@@ -120,7 +120,7 @@ def _bubblewrap() -> list[str]:
 
 def _libraries() -> list[str]:
     paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
-    # where a .pth file leads elsewhere, PyTorch is not in the environment's own folder
+    # if a .pth file leads elsewhere, PyTorch is not in the environment's own folder
     paths += [str(Path(str(each.__file__)).parents[1]) for each in (torch, numpy)]
     return [path for path in dict.fromkeys(map(os.path.realpath, paths)) if os.path.isdir(path)]
 
@@ -133,7 +133,7 @@ def _package() -> list[str]:
 
 
 def readable() -> tuple[list[str], list[str]]:
-    """What a student's code may read under Landlock, and folders that it may only list.
+    """Files that a student's code may read under Landlock, and folders that it may only list.
 
     A right on a folder is one on all below it, so that what holds the package is given by parts.
     """
@@ -203,7 +203,7 @@ class Place:
         """A fresh child.
 
         Raises:
-            NotContained: where it does not start, or cannot be confined.
+            NotContained: if it does not start, or cannot be confined.
         """
         ours, theirs = socket.socketpair()
         number = self._order(b"new ", 0, [theirs.fileno()])
@@ -243,7 +243,7 @@ class Worker:
         """Send a request, and yield what is said; the last has a value or an error.
 
         Raises:
-            wire.Lost: where the process is gone, too late, or says what is no answer.
+            wire.Lost: if the process is gone, too late, or sends anything but an answer.
         """
         try:
             self._link.settimeout(seconds)

@@ -37,7 +37,7 @@ def new(folder: Path) -> Path:
     """Make a course: a file of its own secret, for the owner alone.
 
     Raises:
-        ValueError: where there is one.
+        ValueError: if there is one.
     """
     path = folder / "course.toml"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def secret_of(folder: Path) -> str:
     """The secret of a course.
 
     Raises:
-        ValueError: where there is no course, or its file is broken; it says what to do.
+        ValueError: if there is no course, or its file is broken; it says what to do.
     """
     path = folder / "course.toml"
     if not path.is_file():
@@ -80,14 +80,14 @@ def secret_of(folder: Path) -> str:
     return text
 
 
-# what was handed in
+# submissions
 
 
 def submissions(path: Path, name: str, limits: Limits) -> list[Submission]:
-    """What a folder, a zip or one notebook holds, each read when it is marked.
+    """The submissions in a folder, a zip or one notebook, each read when it is marked.
 
     Raises:
-        ValueError: where there is none, or two are of one student.
+        ValueError: if there is none, or two are of one student.
     """
     if path.is_dir():
         found = list(_of_folder(path, name, limits))
@@ -148,7 +148,7 @@ def _read(path: Path, limits: Limits) -> bytes:
     )
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ValueError(f"{path.name}: is no file: put the notebook itself in its place")
+            raise ValueError(f"{path.name}: is not a file: put the notebook itself in its place")
         return _bounded(file.read(limits.notebook + 1), path.name, limits)
 
 
@@ -164,7 +164,7 @@ def _notebooks(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as file:
             found = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise ValueError(f"{path.name}: is no zip that can be read: hand it in again") from None
+        raise ValueError(f"{path.name}: is not a zip that can be read: hand it in again") from None
     if len(found) > MOST_MEMBERS:
         raise ValueError(f"{path.name}: {len(found)} files: hand in notebooks alone")
     hidden = ("__MACOSX", ".ipynb_checkpoints")
@@ -237,7 +237,7 @@ def require_sound(course: Course, place: Place, secret: str) -> None:
 
 
 def key(course: Course, root: Path, secret: str, kind: str) -> str:
-    """What marks depend on beside the submission: the same key, the same marks."""
+    """A hash of all that marks depend on beside the submission; equal keys give equal marks."""
     parts = [f"{kind} {secret}".encode(), json.dumps(course.assignment.cells).encode()]
     parts.append((root / "course" / f"{course.assignment.name}.py").read_bytes())
     parts += [

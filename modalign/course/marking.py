@@ -21,7 +21,7 @@ ERRORS = {
 
 
 class Outcome(NamedTuple):
-    """What became of a check.
+    """The outcome of a check.
 
     Attributes:
         task, says, marks: of the check.
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A submission's outcomes, what was left out of it, and its texts for a person to mark."""
+    """A submission's outcomes, the parts left out, and its texts for a person to mark."""
 
     outcomes: list[Outcome]
     left_out: list[str]
@@ -59,7 +59,7 @@ class Result(NamedTuple):
 
 
 class Session:
-    """A submission in its process, which is started again where it was lost."""
+    """A submission in its process, which is started again when it was lost."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Session:
             self._worker.close()
 
     def load(self) -> None:
-        """Start the process and run what the names rest on; leave out what ends it."""
+        """Start the process and run what the names rest on, but for statements that end it."""
         while True:
             self._worker = self.place.start()
             at: tuple[int, ...] = (0, 0, 0)
@@ -110,7 +110,7 @@ class Session:
         """Ask the student's side within what is left of the check's time.
 
         Raises:
-            StudentError: where their code raises, or the process is lost.
+            StudentError: if their code raises, or the process is lost.
         """
         if self._worker is None or not self._worker.open:
             self.load()
@@ -133,7 +133,7 @@ class Session:
 
 
 class _Untold(Exception):
-    """A reply that a worker of ours would not have made."""
+    """A reply that the worker's own code would not have made."""
 
 
 def _numbers(found: Any, count: int) -> tuple[int, ...]:
@@ -179,15 +179,15 @@ def mark(
 
     Args:
         course: the assignment.
-        notebook: what was handed in.
+        notebook: as it was handed in.
         place: where its code runs.
-        secret: what inputs are drawn from.
+        secret: from which inputs are drawn.
         name: of the submission, for messages.
         tasks: mark these alone.
 
     Raises:
-        ValueError: for a submission that is no notebook; the message says what to do.
-        NotContained: where our side fails.
+        ValueError: for a submission that is not a notebook; the message says what to do.
+        NotContained: if our side fails.
     """
     limits = place.limits
     if len(notebook) > limits.notebook:
@@ -267,7 +267,7 @@ def passes(course: Course, check: Check, secret: str, limits: Limits) -> bool:
 def _raised(error: StudentError) -> str:
     kind = error.kinds[0]
     if kind == "Unsendable":
-        return "it gives something that is no number, text, list or tensor"
+        return "it gives something other than a number, text, list or tensor"
     known = next((each for each in error.kinds if each in ERRORS), "an error")
     if error.place is None:
         return f"it raised {known}"
@@ -317,7 +317,7 @@ def _punished_once(
 
 
 def _left_out(session: Session) -> list[str]:
-    """What of a submission was not run, and why, in its own cells' numbers."""
+    """The parts of a submission that were not run, and why, by the numbers of its cells."""
     said = [f"cell {cell + 1}, line {line}: cannot be read" for cell, line in
             session.loaded.get("unread", [])]  # fmt: skip
     said += [
@@ -331,7 +331,7 @@ def _left_out(session: Session) -> list[str]:
 
 
 def words(course: Course, notebook: bytes, tasks: Iterable[str]) -> dict[str, str]:
-    """The texts that people mark, by task; empty where the cell's tags are gone."""
+    """The texts that people mark, by task; empty if the cell's tags are gone."""
     found = {task: "" for task in tasks if course.assignment.in_words(task)}
     for cell in source.read_notebook(notebook, "notebook")["cells"]:
         tags = cell.get("metadata", {}).get("tags", [])

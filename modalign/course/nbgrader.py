@@ -1,6 +1,6 @@
 """nbgrader's database, pages and exports around our marks: its autograder then runs no submission.
 
-What it does with hidden tests and solutions in one kernel is replaced by one preprocessor.
+One preprocessor replaces the step that runs hidden tests and solutions in one kernel.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def _place() -> containment.Place:
 
 
 def marked(notebook: Any, name: str, root: Path, folder: Path) -> Any:
-    """A notebook whose graded cells hold our marks, and what a student is told, as outputs.
+    """A notebook whose graded cells hold our marks, and the feedback for students, as outputs.
 
     Raises:
-        RuntimeError: where a check itself fails: nbgrader then keeps no mark of this submission.
+        RuntimeError: if a check itself fails: nbgrader then keeps no mark of this submission.
     """
     course, secret = load(name, root), grading.secret_of(folder)
     _require_sound(name, root, secret)

@@ -1,8 +1,8 @@
 """The marker proved like an instrument: answers that must be right, wrong, harmless, or unharmed.
 
-What is tried for an assignment stands in ``course/proofs/NAME.py``: ``ALTERNATIVES`` and ``BUGS``,
-each by task. A bug is a change of the book's answer: pairs of what stands there and what replaces
-it, or a whole answer. Empty answers, damaged notebooks and attacks are the same for all.
+The trials of an assignment stand in ``course/proofs/NAME.py``: ``ALTERNATIVES`` and ``BUGS``,
+each by task. A bug is a change of the book's answer: pairs of a text in it and its replacement, or
+a whole answer. Empty answers, damaged notebooks and attacks are the same for all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Trial(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What was earned of what could be."""
+    """The marks earned, and those possible."""
 
     trial: Trial
     earned: float
@@ -78,7 +78,7 @@ def trials(course: Course, root: Path, *, quick: bool = False) -> Iterator[Trial
     """All that is tried on an assignment, attacks aside.
 
     Raises:
-        ValueError: where there is less than the least of each kind, or a bug changes nothing.
+        ValueError: if there is less than the least of each kind, or a bug changes nothing.
     """
     path = root / "course" / "proofs" / f"{course.assignment.name}.py"
     if not path.is_file():
@@ -116,7 +116,7 @@ def changed(answer: str, bug: Any, where: str) -> str:
     """An answer with a bug planted.
 
     Raises:
-        ValueError: where the text to change is not in the answer, or is there twice.
+        ValueError: if the text to change is not in the answer, or is there twice.
     """
     if isinstance(bug, str):
         return bug
@@ -225,14 +225,14 @@ DAMAGE: dict[str, Callable[[Any], bytes]] = {
 
 
 def run_book(course: Course) -> str:
-    """Run every code cell of the instructor's copy in order; what went wrong, or nothing."""
+    """Run every code cell of the instructor's copy in order; returns the error, or nothing."""
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(course.assignment.cells, start=1):
         if cell.kind != "code":
             continue
         try:
             exec(compile(cell.source, f"<cell {number}>", "exec"), names)
-        except Exception as error:  # of any kind: it is told, and the proof fails
+        except Exception as error:  # of any kind: it is reported, and the proof fails
             return f"cell {number}: {type(error).__name__}: {error}"[:300]
     return ""
 
@@ -261,7 +261,7 @@ def _command_lines() -> Iterator[bytes]:
 
 
 class Scene:
-    """What attacks are aimed at (files, a bystander, a server), and whether it still stands."""
+    """The targets of attacks (files, a bystander, a server), and whether they still stand."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.token = folder, os.urandom(16).hex()
@@ -288,7 +288,7 @@ class Scene:
         }  # fmt: skip
 
     def harm(self) -> str:
-        """What is not as it was."""
+        """The harm that was done; empty if there is none."""
         if self._state() != self.before:
             return "files were touched"
         if self.victim.poll() is not None:
@@ -329,16 +329,16 @@ def attack(course: Course, root: Path, kind: str, secret: str) -> list[Finding]:
                 answer = scene.filled(text, name)
                 trial = Trial("attacks", task, title, _with(whole, task, answer), "nothing")
                 result = marking.mark(course, trial.notebook, place, secret, tasks=[task])
-                told = " ".join(each.detail for each in result.outcomes) + str(result.left_out)
-                problem = scene.harm() or _learned(answer, name, place, scene.token, told)
+                feedback = " ".join(each.detail for each in result.outcomes) + str(result.left_out)
+                problem = scene.harm() or _learned(answer, name, place, scene.token, feedback)
                 found.append(Finding(trial, result.earned, full, problem))
         finally:
             scene.close()
     return found
 
 
-def _learned(answer: str, name: str, place: Place, token: str, told: str) -> str:
-    """Whether an attack can say what it must not know, or makes feedback say what it was given."""
+def _learned(answer: str, name: str, place: Place, token: str, feedback: str) -> str:
+    """The secret that an attack can say, or that feedback reveals; empty if there is none."""
     with marking.Session(place, [("code", answer)], [name]) as session:
         session.renew(BRIEF.check)
         try:
@@ -347,7 +347,7 @@ def _learned(answer: str, name: str, place: Place, token: str, told: str) -> str
                 session.ask("call", on=name, path=[], args=[1.5], kwargs={}, returns="value")
             )
         except checks.StudentError:
-            return "a hidden input is told" if "tensor(" in told else ""
+            return "a hidden input is revealed" if "tensor(" in feedback else ""
     return "a secret was read" if token in said or "imported the package" in said else ""
 
 

@@ -1,4 +1,4 @@
-"""What students get: a zip with the notebook to work in, and what it needs."""
+"""The copy for students: a zip with the notebook to work in, and the files that it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Open {name}.ipynb in JupyterLab or VS Code. It needs Python and PyTorch, nothing
 
 Write your answers in place of the lines that raise NotImplementedError, and keep the names of the
 functions. The cells below an answer check a part of it; other checks follow when it is marked. Only
-what your functions rest on is run then, so that plots and experiments may stay.
+the statements that your functions rest on are run then, so plots and experiments may stay.
 
 {marks:g} marks, about {minutes} minutes:
 {tasks}

@@ -1,4 +1,4 @@
-"""What people see: tables of marks, a page a student, and a table of the class."""
+"""Pages for people: tables of marks, a page a student, and a table of the class."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
     """The marks that a person wrote into words.csv.
 
     Raises:
-        ValueError: for marks that are no numbers, or more than the task has.
+        ValueError: for marks that are not numbers, or more than the task has.
     """
     path = output / "words.csv"
     if not path.is_file():
@@ -148,7 +148,7 @@ def _document(title: str, body: str) -> str:
 def page(
     course: Course, record: Mapping[str, Any], hand: Mapping[tuple[str, str], float] | None = None
 ) -> str:
-    """A student's page: marks, what each check looks at, and what became of it."""
+    """A student's page: marks, and the property and outcome of each check."""
     title = f"{course.sheet.title}: {record['student']}"
     if record["state"] == "damaged":
         return _document(title, f"<p>Not marked. {html.escape(record['problem'])}</p>")
@@ -223,7 +223,7 @@ def read(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     """The assignment's name and all records of a folder that ``grade`` wrote.
 
     Raises:
-        ValueError: where there are none.
+        ValueError: if there are none.
     """
     try:
         name = str(json.loads((folder / "marks.json").read_text(encoding="utf-8"))["assignment"])
@@ -238,10 +238,10 @@ def read(folder: Path) -> tuple[str, list[dict[str, Any]]]:
 def gradebook(folder: Path, roster: Path) -> Path:
     """An LMS's own table with one column more: the total of each student who is in both.
 
-    A row is a student's where one of its cells is the name of their submission.
+    A row is a student's if one of its cells is the name of their submission.
 
     Raises:
-        ValueError: where the table matches nobody, or a student has two rows.
+        ValueError: if the table matches nobody, or a student has two rows.
     """
     held = json.loads((folder / "marks.json").read_text(encoding="utf-8"))
     totals = {_same(each["student"]): each for each in held["students"]}

@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What a chapter assigns: its cells in order."""
+    """The assignment of a chapter: its cells in order."""
 
     name: str
     cells: list[Cell]
@@ -53,7 +53,7 @@ class Assignment(NamedTuple):
         return any(each.task == task and each.role == "words" for each in self.cells)
 
     def names(self, task: str) -> list[str]:
-        """What an answer must define: the functions, classes and values of the solution."""
+        """The names that an answer must define: functions, classes and values of the solution."""
         if self.in_words(task):
             return []
         found = []
@@ -72,7 +72,7 @@ def read(path: Path) -> Assignment:
     """The assignment of a chapter's notebook.
 
     Raises:
-        ValueError: where there is none, or it is not whole; one sentence says what to do.
+        ValueError: if there is none, or it is not whole; one sentence says what to do.
     """
     if not path.is_file():
         raise ValueError(f"{path.stem}: no chapter of that name: expected {path}")
@@ -126,10 +126,10 @@ def _require_whole(assignment: Assignment, task: str, where: str) -> None:
 
 
 def read_notebook(held: bytes, name: str) -> dict[str, Any]:
-    """A notebook as a tree, whatever wrote it: Windows line ends and a BOM are no damage.
+    """A notebook as a tree, whatever wrote it: Windows line ends and a BOM do no harm.
 
     Raises:
-        ValueError: for what is no notebook.
+        ValueError: for anything but a notebook.
     """
     try:
         tree = json.loads(held.decode("utf-8-sig"))
@@ -241,7 +241,7 @@ def submitted(held: bytes, name: str) -> Iterator[tuple[str, str]]:
     """Kind and source of each cell of a submission.
 
     Raises:
-        ValueError: for what is no notebook.
+        ValueError: for anything but a notebook.
     """
     for cell in read_notebook(held, name)["cells"]:
         yield str(cell["cell_type"]), text_of(cell)

@@ -1,9 +1,9 @@
-"""Data sets with the same columns: `load` reads one, `available` says which there are.
+"""Data sets with the same columns: `load` reads one, `available` lists them.
 
-Every set has ``id`` and ``split`` (None where a row is in none). What else it has goes by these
+Every set has ``id`` and ``split`` (None if a row is in none). Its other columns have these
 names: ``image``, ``audio``, ``text`` (the one sentence or word of a row), ``captions`` (several
-of one picture), ``question`` and ``answers``, ``label`` (a class; -1 where it is withheld).
-Pictures are decoded when a row is read; sound by `waveform`.
+of one picture), ``question`` and ``answers``, ``label`` (a class; -1 if it is withheld).
+Pictures are decoded when a row is read; `waveform` decodes sound.
 
 Files are looked for under the folder that the environment variable ``MODALIGN_DATA`` names.
 Nothing is downloaded unless asked for.
@@ -95,19 +95,19 @@ def load(
             ``hub:FOLDER`` for a folder that `datasets` can read.
         split: ``train``, ``validation`` or ``test``; all rows by default.
         folder: where the set's own files lie; its folder under ``MODALIGN_DATA`` by default.
-        on_bad: ``raise`` an error for a bad row, or ``skip`` it: what was skipped is counted and
+        on_bad: ``raise`` an error for a bad row, or ``skip`` it: skipped rows are counted and
             reported in a `SkippedRows` warning and in the data set's description.
-        verify: decode pictures and sound and read features once, so that a bad file is found
-            now; ``False`` saves the time and leaves it to be found later.
+        verify: decode pictures and sound and read features once, so that a bad file raises
+            now; with ``False`` it raises when its row is read.
         checksums: compare the small official files with their recorded SHA-256 first.
-        **options: the loader's own; an unknown one is refused with the names of those it has.
+        **options: the loader's own; an error for an unknown one lists the known ones.
 
     Returns:
         A `datasets.Dataset` with typed columns, in the order of the set's files.
 
     Raises:
         ValueError: for an unknown name, split or option, naming the closest; for a `BadRow`.
-        FileNotFoundError: where files are missing; says what to get, where, under which terms.
+        FileNotFoundError: if files are missing; says what to get, where, under which terms.
 
     >>> digits = load("digits", "test")
     >>> digits.num_rows, digits[0]["text"], digits[0]["image"].size
@@ -130,19 +130,19 @@ def check(
     folder: str | os.PathLike[str] | None = None,
     **options: object,
 ) -> None:
-    """Refuse what `load` would refuse before it reads a row: a set that is not here, above all.
+    """Raise the errors that `load` raises before it reads a row, above all for a missing set.
 
     It looks for folders and files and opens none, so that a long run can ask before it starts.
 
     Args:
-        name: as in `load`, as are the others.
-        split: whose file must be there.
+        name: as in `load`.
+        split: the split whose file must be there.
         folder: where the set's own files lie.
         **options: the loader's own.
 
     Raises:
         ValueError: for an unknown name, split or option.
-        FileNotFoundError: where the set is not here; says what to get, where, under which terms.
+        FileNotFoundError: if the set is not here; says what to get, where, under which terms.
 
     >>> check("digits", "test")
     >>> check("hub:no/such-folder")
@@ -171,19 +171,19 @@ def _asked(
     verify: bool = True,
     checksums: bool = False,
 ) -> Reading:
-    """What `load` was asked for, whose name, split and options are known."""
+    """A call of `load` whose name, split and options are known."""
     chosen = source(name)
     require_split(split, chosen.splits, name)
     known = tuple(inspect.signature(chosen.read).parameters)[1:]
     for option in options:
         if not known:
-            raise ValueError(f"{name}: takes no option of its own, got {option!r}")
+            raise ValueError(f"{name}: takes no options, got {option!r}")
         require_choice(option, known, f"{name}: option")
     return Reading(chosen, split, folder=folder, on_bad=on_bad, verify=verify, checksums=checksums)
 
 
 def source(name: str) -> Source:
-    """What is known about a set: content, splits, origin, terms, files.
+    """Describe a set: content, splits, origin, terms, files.
 
     >>> source("spoken-digits").terms
     'CC BY-SA 4.0 (recordings), CC BY 4.0 (scans)'

@@ -28,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Row = dict[str, Any]
 NESTING = 100  # of lists and objects in JSON
-# what pyarrow raises for a value that does not fit
+# the errors of pyarrow for a value that does not fit
 ARROW_REFUSES = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
@@ -41,7 +41,7 @@ class Placed(dict[str, Any]):
 
 
 class Problem(ValueError):
-    """What is wrong with a row, raised by a loader's parser; `Reading.sift` adds the place."""
+    """The fault of a row, raised by a loader's parser; `Reading.sift` adds the place."""
 
 
 class BadRow(ValueError):
@@ -60,21 +60,21 @@ class SkippedRows(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One data set: what it is, whose, and how it is read.
+    """One data set: its content, its origin, and how it is read.
 
     Attributes:
         name: what ``load`` calls it.
         holds: one line on its content.
-        splits: the splits it has; empty where it has none.
+        splits: the splits it has; empty if it has none.
         origin: where it comes from.
         terms: its licence or conditions.
         read: the loader; takes a `Reading`, and options of its own as keywords.
         embedded: whether it comes with the book.
-        folder: its folder under ``MODALIGN_DATA``; None where it needs none.
+        folder: its folder under ``MODALIGN_DATA``; None if it needs none.
         layout: the files that are expected in that folder.
         checksums: SHA-256 of its small official files, by path in the folder.
         needs: paths in that folder without which nothing can be read.
-        split_files: the file of each split, where each has its own.
+        split_files: the file of each split, if each has its own.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Source:
         """The folder of the set's files.
 
         Raises:
-            FileNotFoundError: where none is named, or the named one does not exist; says how to
+            FileNotFoundError: if none is named, or the named one does not exist; says how to
                 get the files.
         """
         root = os.environ.get(VARIABLE)
@@ -126,7 +126,7 @@ def inside(folder: pathlib.Path, name: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a file that a data set names, which must lie in the set's folder.
 
     Data sets come from elsewhere. Without this, a row that names ``../../secret.png``, or a link
-    to it, would show a file of the reader's own.
+    to it, would show one of the reader's private files.
 
     Raises:
         Problem: for a path that leads out of the folder, by its name or by a link, and for a name
@@ -144,7 +144,7 @@ def inside(folder: pathlib.Path, name: str | os.PathLike[str]) -> pathlib.Path:
         root, real = os.path.realpath(folder), os.path.realpath(path)
         within = os.path.commonpath([root, real]) == root
     except (OSError, ValueError, RuntimeError) as error:
-        raise Problem(f"{os.fspath(name)!r:.80} is no name of a file: {error}") from error
+        raise Problem(f"{os.fspath(name)!r:.80} is not the name of a file: {error}") from error
     if not within:
         raise Problem(f"{os.fspath(name)!r:.200} leads out of the folder {folder}, and is not read")
     return path
@@ -186,10 +186,10 @@ def fields(line: bytes, names: tuple[str, ...]) -> list[str]:
 
 
 def loads(text: str) -> Any:
-    """Read JSON, refusing what would be lost or would fail later, far from its row.
+    """Read JSON, and refuse values that would be lost, or would fail later, far from their row.
 
-    That is: a key given twice, a whole number of more than 64 bits, a number beyond float64, half
-    of a surrogate pair, and lists in lists a hundred deep. ``NaN`` and ``Infinity`` are read.
+    Refused are a key given twice, a whole number of more than 64 bits, a number beyond float64,
+    half of a surrogate pair, and lists in lists a hundred deep. ``NaN`` and ``Infinity`` are read.
 
     >>> loads('{"id": 7, "weights": [0.5, 1]}')
     {'id': 7, 'weights': [0.5, 1]}
@@ -240,7 +240,7 @@ def _depth(text: str) -> int:
 
 
 def _marks(text: str) -> Iterator[tuple[re.Match[str], int]]:
-    """The brackets and commas of JSON, less those in texts, and how many brackets are open."""
+    """The brackets and commas of JSON, without those in texts, and how many brackets are open."""
     depth = 0
     for match in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', text):
         depth += (match[0] in "[{") - (match[0] in "]}")
@@ -258,7 +258,7 @@ def _texts(value: Any) -> str:
 
 
 def json_list(path: pathlib.Path) -> list[tuple[str, str]]:
-    """The items of a file that is one JSON list, each with its place; each is to be read alone.
+    """The items of a file that is one JSON list, each with its place; each is parsed alone.
 
     >>> import tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp(), "rows.json")
@@ -326,7 +326,7 @@ class Once:
 
 
 class Reading:
-    """One call of ``load``: what was asked for, and the bad rows met on the way."""
+    """One call of ``load``: its arguments, and the bad rows met on the way."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class Reading:
         require_choice(on_bad, ("raise", "skip"), "on_bad")
         self.source, self.split, self.on_bad, self.verify = source, split, on_bad, verify
         if source.folder is None and folder is not None:
-            raise ValueError(f"{source.name}: folder: it reads no folder, got {str(folder)!r}")
+            raise ValueError(f"{source.name}: folder: the set reads no folder, got {str(folder)!r}")
         self.folder = None if source.folder is None else source.find(folder)
         self.bad: list[str] = []
         self.notes: list[str] = []
@@ -351,7 +351,7 @@ class Reading:
             self.verify_checksums()
 
     def require_files(self) -> None:
-        """Refuse a set whose folder lacks what no row can be read without; reads nothing."""
+        """Refuse a set whose folder lacks a file that every row needs; nothing is read."""
         for name in self.source.needs:
             self.existing(name)
         if self.source.split_files:
@@ -378,11 +378,11 @@ class Reading:
         return inside(self.folder, name)
 
     def within(self, path: pathlib.Path) -> str:
-        """What `path` makes a path of, as the set's files name each other."""
+        """The name of a path within the set's folder; `path` is its inverse."""
         return path.relative_to(self.path(".")).as_posix()
 
     def existing(self, name: str) -> pathlib.Path:
-        """A path in the set's folder; an error that says how to get it where it is missing."""
+        """A path in the set's folder; an error that says how to get it if it is missing."""
         if not self.path(name).exists():
             raise FileNotFoundError(
                 f"{self.source.name}: no {self.path(name)}. {self.source.how_to_get()}"
@@ -396,7 +396,7 @@ class Reading:
     def split_files(self) -> dict[str, pathlib.Path]:
         """The file of each wanted split.
 
-        Where all splits were asked for, those without a file are named in a warning; a split
+        If all splits were asked for, those without a file are named in a warning; a split
         asked for by name must be there.
         """
         names = self.source.split_files
@@ -424,7 +424,7 @@ class Reading:
         return rows
 
     def refuse(self, place: str, problem: object) -> None:
-        """Raise for a bad row, or count it where the caller asked to skip."""
+        """Raise for a bad row, or count it if the caller asked to skip."""
         if self.on_bad == "raise":
             cause = problem if isinstance(problem, Problem) else None
             hint = " (on_bad='skip' leaves such rows out and reports them)"
@@ -470,7 +470,7 @@ class Reading:
         return self.cell(name, "image", check_image, folder)
 
     def report(self, kept: int) -> None:
-        """Say what was skipped; refuse to return nothing."""
+        """Report the skipped rows; refuse an empty result."""
         name = self.source.name
         if not kept:
             skipped = f"; skipped: {self.bad[0]}" if self.bad else ""
@@ -527,7 +527,7 @@ def arrow_table(rows: Sequence[Row], features: datasets.Features) -> InMemoryTab
 
 
 def _floats(array: pa.Array) -> np.ndarray:
-    """All floating-point numbers of a column, however deep, less those that are missing."""
+    """All floating-point numbers of a column, however deep, without the missing ones."""
     if pa.types.is_struct(array.type):
         return np.concatenate([np.empty(0), *map(_floats, array.flatten())])
     if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):

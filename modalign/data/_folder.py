@@ -26,7 +26,7 @@ MEDIA = {
     "video": (".mp4", ".mkv", ".avi", ".mov", ".webm", ".mpg", ".mpeg", ".m4v"),
 }
 TABLES = (*SEPARATORS, *JSON, *STORED)
-# what tools write about a data set, and no rows of it
+# files that tools write about a data set; they hold no rows
 ABOUT = ("dataset_info.json", "dataset_infos.json", "config.json")
 READ = f"{', '.join(each for kind in (*MEDIA.values(), TABLES, ('.txt',)) for each in kind)}"
 WORDS = {
@@ -40,10 +40,10 @@ Part = tuple[str | None, datasets.Dataset, list[str] | None]  # split, rows, and
 
 
 def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> list[Part]:
-    """The rows of a folder by the split that the names of its files say; None where they say none.
+    """The rows of a folder by the split that its files' names say; None if they say none.
 
     Raises:
-        ValueError: where nothing can be read, or where it is not clear what belongs to which split.
+        ValueError: if nothing can be read, or if it is not clear what belongs to which split.
         BadRow: for a file or row that cannot be used.
     """
     names, left_out = _files(folder, reading)
@@ -54,7 +54,7 @@ def read_folder(folder: pathlib.Path, reading: Reading, config: str | None) -> l
         there = f"only {_listed(left_out)}" if left_out else "nothing"
         raise ValueError(f"{reading.source.name}: expected files of {READ}; it holds {there}")
     if left_out:
-        reading.remark(f"{len(left_out)} left out, being no {kind}: {_listed(left_out)}")
+        reading.remark(f"{len(left_out)} left out, not of kind {kind}: {_listed(left_out)}")
     if kind in MEDIA:
         return _media(folder, chosen, kind, said, reading)
     if said is not None:
@@ -72,7 +72,7 @@ def _listed(names: list[PurePosixPath]) -> str:
 def _files(
     folder: pathlib.Path, reading: Reading
 ) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-    """All files by their path in the folder, and what is hidden, a link to a folder or no file."""
+    """All files by their path in the folder; and hidden ones, links to folders, and non-files."""
     names: list[PurePosixPath] = []
     left_out: list[PurePosixPath] = []
 
@@ -92,7 +92,7 @@ def _files(
             file = PurePosixPath((here / name).as_posix())
             if not _usable(folder, file, reading):
                 continue
-            # a pipe would be waited for
+            # reading a pipe would wait for ever
             hidden = name.startswith(".") or not os.path.isfile(folder / file)
             (left_out if hidden else names).append(file)
     return sorted(names), left_out
@@ -110,7 +110,7 @@ def _usable(folder: pathlib.Path, path: pathlib.PurePath, reading: Reading) -> b
 
 
 def _chosen(names: list[PurePosixPath]) -> tuple[str, list[PurePosixPath]]:
-    """What the rows are, and the files that hold them."""
+    """The kind of the rows, and the files that hold them."""
     suffixes = {name: name.suffix.lower() for name in names}
     tables = [each for each in names if suffixes[each] in TABLES and each.name not in ABOUT]
     tables_of_media = [each for each in tables if each.stem.lower() == "metadata"]
@@ -133,9 +133,9 @@ def _splits(
 ) -> dict[PurePosixPath, str | None]:
     """The split that each file's path says.
 
-    Where only some say one, the others are refused: rows of a test set would be taken for training
-    data, or the other way round. The word "train" alone decides nothing, because what is in no
-    split counts as training data.
+    If only some say one, the others are refused: test rows could be taken for training rows, or
+    training rows for test rows. The word "train" alone decides nothing, because rows in no split
+    count as training data.
     """
     words: dict[PurePosixPath, str | None] = {}
     for name in names:
@@ -220,7 +220,7 @@ def _configurations(readme: pathlib.Path) -> dict[str, dict[str, Any]]:
     try:
         head = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError as error:
-        raise ValueError(f"{readme}: its head is no YAML: {error}") from error
+        raise ValueError(f"{readme}: its head is not YAML: {error}") from error
     configs = head.get("configs") if isinstance(head, dict) else None
     if not isinstance(configs, list) or not all(isinstance(each, dict) for each in configs):
         return {}
@@ -291,7 +291,7 @@ def _media(
     said: Mapping[PurePosixPath, str | None] | None,
     reading: Reading,
 ) -> list[Part]:
-    """Files with the class that their folder names, or with the row of a table of them."""
+    """Files with the class that their folder names, or with their row of a metadata table."""
     files = [name for name in chosen if name.suffix.lower() in MEDIA[kind]]
     tables = [name for name in chosen if name not in files]
     by_name = said is None and all(_words(name.stem) for name in files)
@@ -335,7 +335,7 @@ def _described(
     reading: Reading,
 ) -> list[Row]:
     """The rows of metadata files, each with the file that it is about."""
-    known, told = set(files), set()
+    known, described = set(files), set()
 
     def describe(item: tuple[PurePosixPath, Row]) -> Row:
         table, row = item
@@ -348,7 +348,7 @@ def _described(
         file = PurePosixPath(os.path.normpath(table.parent / name))
         if file not in known:
             raise Problem(f"no {kind} {folder / file}")
-        told.add(file)
+        described.add(file)
         return {"file": file, **{key: value for key, value in row.items() if key != "file_name"}}
 
     rows: list[Row] = []
@@ -360,7 +360,7 @@ def _described(
         rows += made
         delimited += made if table.suffix.lower() in SEPARATORS else []
     for file in files:
-        if file not in told:
+        if file not in described:
             reading.refuse(str(folder / file), "no row of metadata names it")
     take_numbers(delimited)
     return rows
@@ -369,9 +369,9 @@ def _described(
 def _labels(
     folder: pathlib.Path, splits: dict[PurePosixPath, str | None], reading: Reading
 ) -> dict[PurePosixPath, str | None]:
-    """The class of each file: the folders on its way, less its split's and what all have in common.
+    """The class of each file: the folders on its way, without its split's and the shared ones.
 
-    Empty where there are no classes. Where a whole split has none, they are withheld (None).
+    Empty if there are no classes. If a whole split has none, they are withheld (None).
     """
     ways = {name: _way(name, splits[name]) for name in splits}
     if not ways:

@@ -1,8 +1,8 @@
 """Tables of rows: CSV, TSV, JSON, JSON lines, lines of text, Parquet and Arrow.
 
-`datasets` reads these by guesses: 007 becomes 7, NA nothing, a date a time, and one odd value ends
-the load. Here a text stays what it is, a type is taken where nothing is lost by it, and a row that
-cannot be read is refused by its place.
+`datasets` guesses types: 007 becomes 7, NA a missing value, a date a time, and one odd value ends
+the load. Here a text stays as it is, a type is used only if nothing is lost by it, and the error
+for a bad row names its place.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rows_of(path: pathlib.Path, reading: Reading) -> list[Row]:
 def delimited(
     path: pathlib.Path, separator: str
 ) -> tuple[Iterator[tuple[str, Fields | Problem]], Callable[[Fields | Problem], Row]]:
-    """The rows below the header with their places, and what makes a row of one."""
+    """The rows below the header with their places, and a function that makes a row of one."""
     # a byte that is not UTF-8 becomes a surrogate here, for which its row is refused
     text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     lines = csv_rows(text.rstrip("\r\n"), separator)
@@ -81,7 +81,7 @@ def delimited(
             raise Problem(f"expected {len(names)} fields as in the header, got {len(fields)}")
         return dict(zip(names, fields, strict=True))
 
-    # an empty line is a row only where a row has one field
+    # an empty line is a row only if a row has one field
     rows = (each for each in lines if each[1] != [None] or len(names) == 1)
     return ((f"{path}, row {line}", fields) for line, fields in rows), make
 
@@ -95,7 +95,7 @@ def _require_utf8(text: str) -> None:
 
 
 def csv_rows(text: str, separator: str) -> Iterator[tuple[int, Fields | Problem]]:
-    """Rows of CSV with the line each begins on; None is a field of nothing, not even quotes.
+    """Rows of CSV with the line each begins on; None is an empty field without quotes.
 
     >>> list(csv_rows('id,text\\n007,"a ""b"", c"\\n008,\\n009,""', ","))
     [(1, ['id', 'text']), (2, ['007', 'a "b", c']), (3, ['008', None]), (4, ['009', ''])]
@@ -140,7 +140,7 @@ def _record(text: str) -> Row:
 def take_numbers(rows: Sequence[Row]) -> None:
     """Make numbers of the columns of CSV files whose every field is one, as Python writes it.
 
-    007, 1e5, +1, 0.50 and a number of 30 digits are texts, and so is all of a column with one of
+    007, 1e5, +1, 0.50 and a number of 30 digits are texts, and so is a whole column with one of
     them: as numbers they could not be written back as they stood.
 
     >>> rows = [{"id": "007", "size": "12"}, {"id": "12", "size": None}]
@@ -157,7 +157,7 @@ def take_numbers(rows: Sequence[Row]) -> None:
 
 
 def _number(text: str) -> int | float:
-    """The number that is written so; a ValueError where it would be written otherwise."""
+    """The number that is written so; a ValueError if it would be written otherwise."""
     if not re.fullmatch(r"-?[0-9]{1,19}(\.[0-9]{1,20})?", text):
         raise ValueError(text)
     number = float(text) if "." in text else int(text)
@@ -202,7 +202,7 @@ def _array(values: Sequence[Any]) -> pa.Array:
 
 
 def _odd(values: Sequence[Any]) -> dict[int, str]:
-    """Which values do not go together with the others, and what those are."""
+    """The values whose type is unlike that of the others, each with its problem."""
     common, _ = Counter(type(value) for value in values if value is not None).most_common(1)[0]
     seen: list[Any] = []  # a value of each kind that goes with the most common one
     kind = None
@@ -220,12 +220,12 @@ def _odd(values: Sequence[Any]) -> dict[int, str]:
             _array([*seen, value])
         except ARROW_REFUSES:
             odd[i] = f"expected {kind} as in other rows, got {value!r:.60}"
-    assert odd, "Arrow refuses the values together, and each beside the others not"
+    assert odd, "Arrow refuses the values together, but accepts each beside the others"
     return odd
 
 
 def stored(path: pathlib.Path, reading: Reading) -> datasets.Dataset:
-    """The rows of a Parquet or Arrow file, less bad ones."""
+    """The rows of a Parquet or Arrow file, without bad ones."""
     try:
         if path.suffix.lower() == ".parquet":
             table = pyarrow.parquet.ParquetFile(path).read()

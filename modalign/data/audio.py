@@ -1,7 +1,7 @@
-"""Sound files: checked when they are loaded, decoded by soundfile when they are heard.
+"""Sound files: checked when they are loaded, decoded by soundfile when they are used.
 
 PyAV decodes M4A (AAC or ALAC in an MP4 file), which soundfile does not read: ``pip install av``. It
-keeps what an encoder put before and after the sound where the file does not say how much that is.
+keeps an encoder's padding before and after the sound if the file does not say how long that is.
 
 `datasets` decodes its ``Audio`` columns with torchcodec, whose wheel does not load beside a CPU
 build of torch. The columns here are therefore ``Audio(decode=False)``, and `waveform` decodes.
@@ -41,7 +41,7 @@ def waveform(audio: Mapping[str, Any], *, rate: int | None = None) -> tuple[Tens
     """Decode a cell of an audio column.
 
     Args:
-        audio: what a row holds: ``{"path": ..., "bytes": ...}``, one of them None.
+        audio: the cell of a row: ``{"path": ..., "bytes": ...}``, one of them None.
         rate: samples a second to resample to (polyphase filter); as recorded by default.
 
     Returns:

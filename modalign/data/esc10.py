@@ -1,8 +1,8 @@
 """``esc10``: 400 environmental sounds of five seconds in ten classes and five folds (Piczak).
 
 The set has no split but folds, made so that clips of one recording share a fold; the custom is to
-test on each in turn. Here ``fold`` is the test set and the others are the training set, less
-``validation_fold`` where one is named.
+test on each in turn. Here ``fold`` is the test set, ``validation_fold``, if one is named, the
+validation set, and the others are the training set.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(
     """Clips in the order of class and file name.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         fold: the fold that is the test set, 1 to 5.
         validation_fold: the fold that is the validation set; none by default.
     """

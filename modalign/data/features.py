@@ -107,7 +107,7 @@ EXPECTED = "expected .h5, .hdf5, .npz, .safetensors or a folder of KEY.npy"
 
 
 def _matrix(stored: np.ndarray, place: str, width: int | None) -> np.ndarray:
-    """Refuse what is no matrix of features; a width that is known must be kept."""
+    """Refuse anything but a matrix of features, of the known width if there is one."""
     if stored.dtype.kind not in "fiu":
         raise Problem(f"{place}: expected numbers, got {stored.dtype}")
     if stored.ndim != 2 or 0 in stored.shape:
@@ -141,7 +141,7 @@ class _HDF5:
         return self._link(key) is not None
 
     def _link(self, key: str) -> Any:
-        """The first link on the way to a key that is no hard one, or else the last; None if none.
+        """The first link on the way to a key that is not a hard one, else the last; None if none.
 
         It is asked for without following it: an external link would open another file.
         """
@@ -225,9 +225,9 @@ def convert_pickle(
         The keys, as text. A vector becomes a matrix of one row.
 
     Raises:
-        ValueError: where ``trusted`` is not set, for a target of another kind, or contents that
+        ValueError: if ``trusted`` is not set, for a target of another kind, or contents that
             are not matrices by key, all finite and of one width.
-        FileExistsError: where the target exists.
+        FileExistsError: if the target exists.
 
     >>> import warnings
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -268,7 +268,7 @@ def convert_pickle(
 
 
 def _matrices(content: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The matrices by key of what was unpickled."""
+    """The matrices by key of the unpickled object."""
     if isinstance(content, np.ndarray) and content.shape == ():
         content = content.item()
     if not isinstance(content, Mapping) or not content:
@@ -306,7 +306,7 @@ class Attach:
                 file.check(key.format_map(row), *expected.get(column, ()))
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        # asked for a column alone, a batch may lack what the keys are made of
+        # a batch of one column alone may lack the columns that the keys are made of
         if not self.needs <= batch.keys():
             return batch
         rows = [

@@ -1,12 +1,12 @@
 """``flickr8k``: 8,091 photographs with five captions each (Hodosh, Young and Hockenmaier 2013).
 
 The official caption file also describes ``2258277193_586949ec62.jpg`` (five rows, one of them
-under a misspelt name), a photograph that was never distributed. Those rows are left out where
+under a misspelt name), a photograph that was never distributed. Those rows are left out if
 the photograph is absent, and the data set's description says so.
 
 Kaggle hands the photographs out in another layout: a folder ``Images/`` and a file ``captions.txt``
 in CSV with the header ``image,caption``, without the official split. ``layout="kaggle"`` reads it;
-where the lists of the official release lie in ``text/`` beside it, rows have their split.
+if the lists of the official release lie in ``text/`` beside it, rows have their split.
 
 ``flickr8k-expert``: for 5,822 pairs of a test photograph and a test caption, mostly another
 photograph's, how well the caption describes the photograph, as three experts judged it.
@@ -88,7 +88,7 @@ def read(
     """Photographs with their captions, in the order of the caption file.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         images: folder of the photographs, of any resolution; ``images/`` beside ``text/`` by
             default.
         row: ``image`` for a row a photograph, with ``captions``; ``caption`` for a row a caption,
@@ -98,7 +98,7 @@ def read(
     """
     require_choice(row, ("image", "caption"), "flickr8k: row")
     require_choice(layout, tuple(LAYOUTS), "flickr8k: layout")
-    pictures, told = LAYOUTS[layout]
+    pictures, source = LAYOUTS[layout]
     folder = reading.existing(pictures) if images is None else pathlib.Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"flickr8k: images: no folder {folder}")
@@ -113,7 +113,7 @@ def read(
         reading.notes.append(
             f"{left_out} captions of {NEVER_DISTRIBUTED}, never distributed, are left out"
         )
-    _refuse_uncaptioned(reading, folder, splits, captions, told)
+    _refuse_uncaptioned(reading, folder, splits, captions, source)
 
     def make(image: str) -> Row:
         cell = reading.image(image, folder)
@@ -143,12 +143,12 @@ def read_judgements(
 ) -> datasets.Dataset:
     """Pairs of a photograph and a caption with three judgements, in the order of their file.
 
-    A judgement is 4 where the caption describes the photograph, 3 where it almost does, with minor
-    mistakes, 2 where it describes minor aspects only, and 1 where it does not describe it at all.
+    A judgement is 4 if the caption describes the photograph, 3 if it almost does, with minor
+    mistakes, 2 if it describes minor aspects only, and 1 if it does not describe it at all.
     ``own`` says whether the caption was written for this photograph.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         images: as in `read`.
     """
     folder = reading.existing("images") if images is None else pathlib.Path(images)
@@ -211,11 +211,11 @@ def _captions(reading: Reading, splits: dict[str, str]) -> dict[str, list[tuple[
 
 
 def _splits_if_there(reading: Reading) -> dict[str, str]:
-    """The official split where its lists are here; without them no split can be asked for."""
+    """The official split if its lists are here; without them no split can be asked for."""
     there = [name for name in LISTS.values() if reading.path(name).exists()]
     if there or reading.split is not None:
         return image_splits(reading)
-    reading.remark("no row has a split, for the lists of the official split are not in text/")
+    reading.remark("no row has a split, because the lists of the official split are not in text/")
     return {}
 
 
@@ -250,7 +250,7 @@ def _refuse_uncaptioned(
     folder: pathlib.Path,
     splits: dict[str, str],
     captions: dict[str, list[tuple[str, str, str]]],
-    told: str,
+    source: str,
 ) -> None:
     """A photograph that is listed, or lies in the folder, without any caption is a bad row."""
     for image, split in splits.items():
@@ -263,7 +263,7 @@ def _refuse_uncaptioned(
                 and path.name not in captions
                 and path.name not in splits
             ):
-                reading.refuse(str(path), f"no caption of it in {told}")
+                reading.refuse(str(path), f"no caption of it in {source}")
 
 
 def _features(**texts: object) -> datasets.Features:

@@ -1,19 +1,19 @@
 """``hub:NAME`` or ``hub:FOLDER``: data sets of the Hugging Face hub, and folders of the same form.
 
 A folder may hold what ``save_to_disk`` wrote, or files of one kind: pictures, sounds or videos,
-each in the folder of its class or told about in a ``metadata.csv``, ``.jsonl`` or ``.parquet`` with
+each in the folder of its class or described in a ``metadata.csv``, ``.jsonl`` or ``.parquet`` with
 a column ``file_name``; tables in CSV, TSV, JSON, JSON lines, Parquet or Arrow; or lines of text.
 
 - Every file is read, or named in a warning and in the data set's description, or refused.
-- A split is a folder (``train/``), a word in the names of tables (``words_test.csv``), what
-  README.md says of the files, or a column ``split``. Where nothing says one, the rows are training
-  data. Where only some files say one, that is an error, because a test set could be among the rest.
-- In CSV and TSV a field is a number only where all of its column are, as Python writes them:
-  ``007``, ``1e5``, ``NA``, ``True`` and dates stay texts. A field of nothing is missing, and ``""``
+- A folder (``train/``), a word in the names of tables (``words_test.csv``), README.md or a column
+  ``split`` names the split of rows. If nothing does, they are training data. If a split is named
+  for some files only, that is an error, because a test set could be among the rest.
+- In CSV and TSV a field is a number only if all of its column are, as Python writes them:
+  ``007``, ``1e5``, ``NA``, ``True`` and dates stay texts. An empty field is missing, and ``""``
   is an empty text.
 - Nothing outside the folder is read. No code of a data set is run.
 
-A folder of tables is read into memory; what ``save_to_disk`` wrote is opened without that. A data
+A folder of tables is read into memory; one that ``save_to_disk`` wrote is not. A data
 set of the hub is read by `datasets`, whose own rules for CSV and splits hold.
 """
 
@@ -43,12 +43,12 @@ def read(
     config: str | None = None,
     download: bool = False,
 ) -> datasets.Dataset:
-    """The rows of a data set, with ``id`` and ``split`` added where it has none.
+    """The rows of a data set, with ``id`` and ``split`` added if it has none.
 
     Args:
-        reading: what was asked for.
-        columns: our name of a column to theirs, as ``{"text": "sentence1"}``; others stay.
-        splits: our name of a split to theirs, as ``{"validation": "dev"}``.
+        reading: the call of ``load``.
+        columns: new names to names in the set, as ``{"text": "sentence1"}``; others stay.
+        splits: the same for splits, as ``{"validation": "dev"}``.
         config: the configuration of a data set that has several.
         download: allow a download; without it, only a folder is read.
     """
@@ -70,12 +70,12 @@ def read(
                 f"{reading.source.name}: splits: expected one of {', '.join(SOURCE.splits)} to be "
                 f"one of {', '.join(map(str, parts))}, got {split!r}: {name!r}"
             )
-    # a split of theirs keeps its name unless one of ours was said to be it
+    # a split keeps its name unless ``splits`` gives it another
     ours = {name: name for name in parts} | {name: split for split, name in splits.items()}
     theirs = [str(name) for name in parts if name is not None]
     if len(set(ours.values())) < len(ours):
         raise ValueError(
-            f"{reading.source.name}: splits: two of theirs would be one of ours: {ours}"
+            f"{reading.source.name}: splits: two of the set's splits would have one name: {ours}"
         )
     if reading.split is not None and reading.split not in ours.values():
         raise ValueError(
@@ -97,10 +97,10 @@ def read(
 
 
 def find(target: str, *, download: bool = False) -> pathlib.Path | None:
-    """The folder of that name; None where there is none and a download is allowed.
+    """The folder of that name; None if there is none and a download is allowed.
 
     Raises:
-        FileNotFoundError: where there is none and a download is not allowed.
+        FileNotFoundError: if there is none and a download is not allowed.
     """
     folder = pathlib.Path(target).expanduser()
     if os.path.isdir(folder):
@@ -129,7 +129,7 @@ SAVED = ("dataset_dict.json", "state.json")
 
 
 def _saved(folder: pathlib.Path) -> datasets.Dataset | datasets.DatasetDict:
-    """What ``save_to_disk`` wrote, whose files must lie in the folder."""
+    """The data that ``save_to_disk`` wrote; its files must lie in the folder."""
     try:
         parts = [folder]
         if (folder / SAVED[0]).exists():
@@ -164,7 +164,7 @@ def _by_split(
 ) -> dict[str | None, list[_Rows]]:
     """The rows by their split, in the order train, validation, test and others.
 
-    What a column ``split`` says holds. It must not contradict where the row lies.
+    A column ``split`` decides, and must agree with the place of the row.
     """
     parts: dict[str | None, list[_Rows]] = {}
 
@@ -192,7 +192,7 @@ def _by_split(
 def _split_finder(
     reading: Reading, part: datasets.Dataset, said: str | None
 ) -> Callable[[int], tuple[int, str | None]]:
-    """What finds the split of a row in its column ``split``."""
+    """A function that finds the split of a row in its column ``split``."""
     if part.features["split"] != datasets.Value("string"):
         raise ValueError(
             f"{reading.source.name}: expected texts in its column 'split', got "
@@ -223,7 +223,7 @@ def _joined(reading: Reading, parts: list[datasets.Dataset]) -> datasets.Dataset
 
 
 def _renamed(part: datasets.Dataset, columns: Mapping[str, str], name: str) -> datasets.Dataset:
-    """Columns by our names; sound and video as their files are, to be decoded later."""
+    """Columns under their new names; sound and video as their files are, to be decoded later."""
     missing = [theirs for theirs in columns.values() if theirs not in part.column_names]
     taken = [ours for ours in columns if ours in part.column_names and ours not in columns.values()]
     if missing or taken or len(set(columns.values())) < len(columns):
@@ -305,7 +305,7 @@ def _cells(feature: Any, value: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
 def _check_cell(
     cell: Mapping[str, Any], feature: object, roots: list[pathlib.Path], *, verify: bool
 ) -> None:
-    """Refuse a file that is bad, or that lies elsewhere than in the set's folders."""
+    """Refuse a file that is bad, or that lies outside the set's folders."""
     content, name = cell["bytes"], cell["path"]
     if content is None:
         path = _own_file(name, roots)

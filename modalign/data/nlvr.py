@@ -47,7 +47,7 @@ def read(reading: Reading, *, permutation: int = 0) -> datasets.Dataset:
     """Pictures, sentences and labels in the order of the files.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         permutation: which of the six pictures of an example, 0 to 5.
     """
     if permutation not in range(6):

@@ -2,7 +2,7 @@
 
 The rows are those of e-SNLI-VE (Kayser et al. 2021; SNLI-VE: Xie et al. 2019) on photographs of
 Flickr8k, whose folder is read too. Most of these photographs belong to Flickr8k's training list:
-``flickr8k_split`` tells which, so that none is in a pretraining that is evaluated here.
+``flickr8k_split`` tells which, so that no model is evaluated on photographs of its pretraining.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read(
     """Photographs, sentences and labels in the order of the files.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         flickr8k_folder: folder of the ``flickr8k`` set; beside the set's own by default.
     """
     files = reading.split_files()

@@ -38,7 +38,7 @@ def read(reading: Reading, *, seed: int = 0) -> datasets.Dataset:
     """Recordings in the order of digit, speaker and take, each with a scan of its digit.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         seed: decides which scan goes with which recording.
     """
     paths = sorted(reading.existing("recordings").glob("[!.]*"))

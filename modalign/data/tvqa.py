@@ -1,7 +1,7 @@
 """``tvqa`` and ``tvqa-plus``: five-way questions on clips of television series (Lei et al.).
 
-A row is a question; ``label`` is the right answer, -1 where it is withheld (the public test set).
-``start`` and ``end`` are the seconds of the clip that the question is about, None where the file
+A row is a question; ``label`` is the right answer, -1 if it is withheld (the public test set).
+``start`` and ``end`` are the seconds of the clip that the question is about, None if the file
 has NaN. TVQA+ adds ``boxes``: of objects in frames that are counted from 1, at 3 a second.
 """
 
@@ -107,8 +107,8 @@ def boxes(value: dict[str, Any]) -> list[Row]:
 def subtitles(path: pathlib.Path) -> list[Row]:
     """The cues of an ``.srt`` file, times in seconds.
 
-    The text is UTF-8, with or without a byte order mark, or else cp1252 (of which the printable
-    part of latin-1 is a part).
+    The text is UTF-8, with or without a byte order mark, or else cp1252 (which contains the
+    printable part of latin-1).
 
     >>> import tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp(), "clip.srt")
@@ -147,7 +147,7 @@ def _text(path: pathlib.Path) -> str:
 
 
 def _read(reading: Reading, folders: dict[str, Path | None], *, plus: bool) -> datasets.Dataset:
-    """Questions of either set, with what was asked for beside them."""
+    """Questions of either set, with subtitles and features if asked for."""
     features = attached(
         {
             "video_features": (folders["video_features"], "{video}"),
@@ -197,7 +197,7 @@ def read(
     """Questions in the order of the files.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         subtitles: folder of ``VIDEO.srt``; each row then has ``subtitles``.
         video_features: a `FeatureFile` with a matrix a video; each row then has
             ``video_features``.

@@ -1,11 +1,11 @@
 """``yms``: YouTube Movie Summaries, clips and narration to be aligned (Dogan et al. 2018).
 
 A row is a video: its ``clips`` and its ``snippets`` in order, and in ``clip_snippet`` the snippet
-that each clip belongs to, -1 where it belongs to none. Times are whole milliseconds.
+that each clip belongs to, -1 if it belongs to none. Times are whole milliseconds.
 
 Readings of the files, which the paper leaves open:
 
-- A clip belongs to the snippet it overlaps longest, and to none where the part of it that no
+- A clip belongs to the snippet it overlaps longest, and to none if the part of it that no
   snippet covers is at least as long.
 - A row ``UNMATCHED: text`` is a text without a clip and its interval a placeholder; these texts
   are in ``unmatched_texts`` and not among the snippets. A bare ``UNMATCHED`` is an interval
@@ -65,7 +65,7 @@ def interval(text: str) -> tuple[str, int, int]:
 
 
 def match_clips(clips: np.ndarray, snippets: np.ndarray) -> np.ndarray:
-    """The snippet of each clip by the longest overlap, -1 where most of the clip has none.
+    """The snippet of each clip by the longest overlap, -1 if most of the clip has none.
 
     Args:
         clips: starts and ends (n, 2).
@@ -92,7 +92,7 @@ def read(
     """Videos in the order of the clip file.
 
     Args:
-        reading: what was asked for.
+        reading: the call of ``load``.
         unit: ``phrases``, as in the paper, or ``sentences``.
         repeated: keep the video that repeats another one; its ``split`` is None.
         clip_features: a `FeatureFile` of a matrix a video, a row a clip; each row of the data
@@ -227,7 +227,7 @@ def _sequences(
 
 
 def _table(reading: Reading, name: str, separator: str) -> dict[str, str]:
-    """A list of titles or links by video; empty where the file, which is optional, is absent."""
+    """A list of titles or links by video; empty if the file, which is optional, is absent."""
     entries: dict[str, str] = {}
 
     def add(line: bytes) -> None:

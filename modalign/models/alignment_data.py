@@ -27,7 +27,7 @@ class Sample:
         clip_snippet: the snippet that each clip belongs to, -1 for none.
         actions: that lead there.
         clip_times: start and end of each clip.
-        snippet_times: start and end of each snippet, in the same unit; equal where it has no clip.
+        snippet_times: start and end of each snippet, in the same unit; equal if it has no clip.
     """
 
     video: str
@@ -69,7 +69,7 @@ def actions_of(
         five: use "match", which removes both, for the last clip of a snippet.
 
     Raises:
-        ValueError: where a clip's snippet does not exist, or comes before that of an earlier clip.
+        ValueError: if a clip's snippet does not exist, or comes before that of an earlier clip.
 
     >>> actions_of([0, 0, -1, 2], 4)
     [2, 2, 0, 1, 1, 2, 1, 1]
@@ -81,7 +81,7 @@ def actions_of(
     actions, top, before = [], 0, 0
     for clip, snippet in enumerate(truth):
         if not -1 <= snippet < snippets:
-            raise ValueError(f"clip {clip}: snippet {snippet} is none of the {snippets} (or -1)")
+            raise ValueError(f"clip {clip}: snippet {snippet} is not one of the {snippets} (or -1)")
         if snippet == -1:
             actions.append(POP_CLIP)
             continue
@@ -99,7 +99,7 @@ def actions_of(
 
 @checked
 def clip_snippet_of(actions: Sequence[int] | Int[Tensor, " a"], clips: int) -> list[int]:
-    """The snippet that each clip is matched with, -1 for none: what :func:`actions_of` undoes.
+    """The snippet that each clip is matched with, -1 for none: the inverse of :func:`actions_of`.
 
     >>> clip_snippet_of([2, 2, 0, 1, 1, 2, 1, 1], 4)
     [0, 0, -1, 2]
@@ -149,7 +149,7 @@ def make_sample(
     if n + m > longest:
         raise ValueError(
             f"video {video}: {n} clips and {m} snippets are more than longest={longest} together; "
-            "cut the video, or raise it where memory allows (it grows as the square)"
+            "cut the video, or raise it if memory allows (it grows as the square)"
         )
     for what, features, rows in (("clip", clips, n), ("snippet", snippets, m)):
         if features.dim() != 2 or len(features) != rows:
@@ -228,7 +228,7 @@ def _removed(taken: list[int], there: list[int]) -> str:
 def blocks(sample: Sample, *, size: int = 100, shortest: int = 9) -> list[Sample]:
     """Cut a sample into blocks of ``size`` actions, for training.
 
-    The paper trains on blocks of 100 actions or less. Here a rest shorter than ``shortest`` stays
+    The paper trains on blocks of at most 100 actions. Here a rest shorter than ``shortest`` stays
     with the block before it, so that YMS gives 187 blocks, the longest of 108 actions; with
     ``shortest=1`` it gives 195 of at most 100. A snippet that is cut is in both blocks.
 

@@ -1,4 +1,4 @@
-"""Beam search over many pictures at once: what is kept of their captions from token to token."""
+"""Beam search over many pictures at once: the state of their captions from token to token."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ class Captions(NamedTuple):
     """Captions that a beam search found.
 
     Attributes:
-        tokens: (B, S), without ``<start>``, with ``<end>`` where finished; padded with 0.
+        tokens: (B, S), without ``<start>``, with ``<end>`` if finished; padded with 0.
         lengths: (B,), tokens of each.
-        scores: (B,), the sum of log-probabilities, or their mean where normalised.
+        scores: (B,), the sum of log-probabilities, or their mean if normalised.
         attention: (B, S, P), where each token looked; zeros behind the end.
         finished: (B,), whether ``<end>`` came within the limit.
     """
@@ -29,7 +29,7 @@ class Search:
     """The beams of each picture, and the best caption that has ended."""
 
     def __init__(self, scores: Tensor, tokens: Tensor, attention: Tensor) -> None:
-        self.scores = scores  # (B, beam), minus infinity where a place is empty
+        self.scores = scores  # (B, beam), minus infinity if a place is empty
         self.tokens, self.attention = tokens, attention  # (B, beam, S), (B, beam, S, P)
         self.ended = torch.full_like(scores[:, 0], -torch.inf)  # (B,), the best score that ended
         self.lengths = torch.zeros_like(self.ended, dtype=torch.long)
@@ -60,7 +60,7 @@ class Search:
         return origin
 
     def _set_aside(self, ends: Tensor, normalized: bool) -> None:
-        """Keep the best of those that end now where it beats all that ended before."""
+        """Keep the best of those that end now if it beats all that ended before."""
         steps = self.tokens.shape[2]
         final = self.scores / steps if normalized else self.scores
         best, which = final.where(ends, -torch.inf).max(1)
@@ -74,7 +74,7 @@ class Search:
         self.scores = self.scores.masked_fill(ends, -torch.inf)
 
     def best(self, normalized: bool) -> Captions:
-        """The best that ended, or, where none did, the best that did not."""
+        """The best that ended, or, if none did, the best that did not."""
         finished = self.ended.isfinite()
         steps = self.tokens.shape[2]
         which = self.scores.argmax(1)

@@ -37,7 +37,7 @@ class Vocabulary:
             ``<unk>`` among them; the word map of a released checkpoint is one.
 
     Raises:
-        ValueError: for a word map without a mark, or whose tokens are not 0 to its size less one,
+        ValueError: for a word map without a mark, or whose tokens are not 0 to its size minus 1,
             with ``<pad>`` at 0.
 
     >>> vocabulary = Vocabulary.of(["A red disc.", "a BLUE disc"])
@@ -64,8 +64,8 @@ class Vocabulary:
                 come more than 5 times: 6.
 
         Raises:
-            ValueError: where no word comes often enough: the vocabulary would be empty.
-            TypeError: for what is no text.
+            ValueError: if no word comes often enough: the vocabulary would be empty.
+            TypeError: for anything but a text.
         """
         counts = collections.Counter(word for text in captions for word in caption_tokens(text))
         kept = [word for word, count in counts.most_common() if count >= min_count]
@@ -81,7 +81,7 @@ class Vocabulary:
 
         Raises:
             ValueError: for no caption, one without a word, or one that holds a mark already.
-            TypeError: for what is no text.
+            TypeError: for anything but a text.
         """
         rows = []
         for i, text in enumerate(captions):
@@ -101,7 +101,7 @@ class Vocabulary:
         """The words up to the first ``<end>``, without start and padding.
 
         Raises:
-            ValueError: for a token that is none of the vocabulary.
+            ValueError: for a token outside the vocabulary.
         """
         texts = []
         for row in tokens.tolist():
@@ -186,7 +186,7 @@ def resnet_features(
     device: str | torch.device | None = None,
     local_files_only: bool = True,
 ) -> "FeatureFile":
-    """Compute once what a residual network sees in pictures, and keep it in a file.
+    """Compute a residual network's features of pictures once, and keep them in a file.
 
     As in the public captioner, pictures are resized to a square, whatever their sides, and the last
     map of the network is averaged to ``side`` x ``side`` places; ResNet-101 gives 14 x 14 of width
@@ -207,9 +207,9 @@ def resnet_features(
         local_files_only: ``False`` downloads the model.
 
     Raises:
-        FileExistsError: where ``path`` exists; ``FeatureFile(path)`` reads it.
-        ImportError: where `transformers` is not installed.
-        OSError: where the model is not there.
+        FileExistsError: if ``path`` exists; ``FeatureFile(path)`` reads it.
+        ImportError: if `transformers` is not installed.
+        OSError: if the model is not there.
         ValueError: for no row, a column that is missing, keys that come again later, a file of
             another kind, or a model that is not convolutional.
 

@@ -44,7 +44,7 @@ class SoftAttention(nn.Module):
 
 
 class TeacherForced(NamedTuple):
-    """What the model says of given captions, in the order of the batch.
+    """The output of the model for given captions, in the order of the batch.
 
     Attributes:
         logits: (B, T - 1, V), of the token after each; zeros behind a caption's end.
@@ -63,13 +63,13 @@ class Captioner(nn.Module):
 
     Args:
         vocabulary: V, the number of tokens.
-        encoder_dim: D, where features come from outside. By default the model has an encoder.
+        encoder_dim: D, if features come from outside. By default the model has an encoder.
         encoder: of pictures; a small convolutional one by default. Its states are the places.
         attention_dim: width in which places and states are compared.
         embed_dim: E, width of a word's embedding.
         decoder_dim: H, size of the LSTM's state.
         dropout: before the logits.
-        start, end: the tokens ``<start>`` and ``<end>``. Where given, captions are held against
+        start, end: the tokens ``<start>`` and ``<end>``. If given, captions are held against
             them; :meth:`beam_search` needs them.
 
     Raises:
@@ -147,7 +147,7 @@ class Captioner(nn.Module):
         Args:
             state_dict: of ``DecoderWithAttention``, or a file of it, which is read with
                 ``weights_only=True``. The public checkpoint is a pickle of whole objects: it is
-                refused, and whoever trusts it saves ``checkpoint["decoder"].state_dict()``.
+                refused; if you trust it, save ``checkpoint["decoder"].state_dict()``.
             dropout: for further training.
             start: the token ``<start>`` of the checkpoint's word map.
             end: the token ``<end>``.
@@ -181,7 +181,7 @@ class Captioner(nn.Module):
         """Features of pictures, by the model's own encoder.
 
         Raises:
-            ValueError: where features come from outside.
+            ValueError: if features come from outside.
         """
         if self.encoder is None:
             raise ValueError("pixel_values: this model takes features, and has no encoder")
@@ -201,11 +201,11 @@ class Captioner(nn.Module):
         Args:
             features: (B, P, D), or in their grid, (B, h, w, D).
             captions: (B, T), ``<start>``, words, ``<end>``, padding.
-            lengths: (B,), marks included; 2 to T. Steps go to the longest, less one.
+            lengths: (B,), marks included; 2 to T. The longest, minus 1, is the number of steps.
 
         Raises:
             ValueError: for features of another width or not finite, tokens outside the
-                vocabulary, lengths outside 2 to T, and, where the model knows its marks, a
+                vocabulary, lengths outside 2 to T, and, if the model knows its marks, a
                 caption that lacks one.
         """
         places, lengths = self._require(features, captions, lengths)
@@ -230,7 +230,7 @@ class Captioner(nn.Module):
         captions: Int[Tensor, "b t"],
         lengths: Int[Tensor, " b"] | Int[Tensor, "b 1"],
     ) -> dict[str, Padded]:
-        """What the cross-attention compares, before it does: ``image`` and ``text``, with masks.
+        """The two sides of the cross-attention, before it: ``image`` and ``text``, with masks.
 
         These are the two sides that CKA aligns (Yun et al. 2022, 8.1): the encoder's output
         (B, P, D), and the embedded words (B, T, E), marks included. Features from a file do not
@@ -259,8 +259,8 @@ class Captioner(nn.Module):
         """The likeliest captions, by beam search, without the true words.
 
         As in the public code, a beam that ends leaves its place empty, and of all that ended the
-        best is taken: by the sum of log-probabilities, or by their mean over tokens where
-        ``normalized``, which does not prefer short captions. Where none ends within the limit, the
+        best is taken: by the sum of log-probabilities, or by their mean over tokens if
+        ``normalized``, which does not prefer short captions. If none ends within the limit, the
         best that did not is returned, with ``finished`` False. Set the model to ``eval()`` first if
         features come from its own encoder; dropout is off here. O(B S beam (P (D + A) + H V)).
 
@@ -390,7 +390,7 @@ def caption_loss(
     steps = logits.shape[1]
     if steps != int(lengths.max()) - 1:
         raise ValueError(
-            f"logits: expected {int(lengths.max()) - 1} steps, the longest caption less one, got "
+            f"logits: expected {int(lengths.max()) - 1} steps, the longest caption minus 1, got "
             f"{steps}"
         )
     here = torch.arange(steps, device=lengths.device) < lengths[:, None] - 1

@@ -30,7 +30,7 @@ from modalign.momentum import distillation_weight
 
 
 class Towers(nn.Module):
-    """What has a teacher: an encoder a modality, and its projection to the joint space."""
+    """The part that has a teacher: an encoder a modality, and its projection to the joint space."""
 
     def __init__(self, image: Encoder, text: Encoder, dim: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def spread(self, batch: Mapping[str, Tensor]) -> None:
-        """Scale and shift the heads, so that what they make of this batch has mean 0, variance 1.
+        """Scale and shift the heads, so that their outputs on this batch have mean 0, variance 1.
 
         Untrained towers put all rows near one place of the sphere, where a teacher's rows say
         little about which pair is which.
@@ -131,7 +131,7 @@ def hard_negatives(
         generator: of the draws; torch's own by default.
 
     Raises:
-        ValueError: where there is no other partner, or fewer columns than rows.
+        ValueError: if there is no other partner, or fewer columns than rows.
 
     >>> hard_negatives(torch.tensor([[9.0, 1.0], [1.0, 9.0]]))
     tensor([1, 0])
@@ -227,7 +227,7 @@ class Codis(nn.Module):
         A part of weight 0 is not computed.
 
         Raises:
-            ValueError: for a part to leave out that is none, or where none is left; for a batch of
+            ValueError: for an unknown part to leave out, or if none is left; for a batch of
                 one pair, whose negatives ITM needs.
         """
         for name in without:
@@ -265,7 +265,7 @@ class Codis(nn.Module):
             hidden, _ = self.towers.read(masked.input_ids, mask)
             chosen = masked.labels != -100
             words = self.mlm_head(self.fusion(hidden, mask, image)[chosen])
-            # eq-codis-mlm; a batch where no word was chosen has nothing to learn
+            # eq-codis-mlm; a batch if no word was chosen has nothing to learn
             found["mlm"] = functional.cross_entropy(
                 words, masked.labels[chosen], reduction="sum"
             ) / chosen.sum().clamp_min(1)
@@ -295,7 +295,7 @@ class Codis(nn.Module):
         """Let the last batch's teacher features into the queues, then move the teacher.
 
         Raises:
-            RuntimeError: where :meth:`losses` was not called before.
+            RuntimeError: if :meth:`losses` was not called before.
             ValueError: for a batch that does not divide the queue; nothing has moved then.
         """
         if self._fresh is None:

@@ -115,8 +115,8 @@ def tiny(vocabulary: int, **changes: Any) -> Config:
     """The size that the book trains, in some hundreds of steps.
 
     The teacher remembers 1 / (1 - momentum) = 33 steps and the queue two batches of 64: the paper's
-    200 steps are a small part of its training and would be a third of ours. A queue that is old
-    beside the teacher is told apart by its age, and the pairs are not learned.
+    200 steps are a small part of its training and would be a third of ours. If the queue is old
+    beside the teacher, students learn to recognise its age, and not the pairs.
     """
     return Config(vocabulary, **changes)
 
@@ -190,9 +190,9 @@ class ImageTransformer(nn.Module):
 class TextTransformer(nn.Module):
     """A transformer over tokens, whose first is [CLS]; padding is masked.
 
-    A convolution tells each word its neighbours first, and [CLS] starts from the words' mean plus
-    their maximum: attention alone takes several times the steps to tell a red star and a blue
-    circle from a blue star and a red circle.
+    A convolution first mixes each word with its neighbours, and [CLS] starts from the words' mean
+    plus their maximum: attention alone takes several times the steps to distinguish a red star and
+    a blue circle from a blue star and a red circle.
 
     >>> ids = torch.tensor([[2, 4, 5, 0]])
     >>> TextTransformer(Config(10))(ids, (ids > 0).long()).last_hidden_state.shape
@@ -279,8 +279,8 @@ def transformers_towers(
         text: the same, such as ``bert-base-uncased``, whose first ``text_layers`` are taken.
 
     Raises:
-        ImportError: where `transformers` is not installed.
-        OSError: where the weights are not on this machine; nothing is downloaded.
+        ImportError: if `transformers` is not installed.
+        OSError: if the weights are not on this machine; nothing is downloaded.
 
     >>> image, text = transformers_towers(Config(30, patch=16, max_length=8))
     >>> image.config.hidden_size, text.config.hidden_size
@@ -333,7 +333,7 @@ def _transformer(config: Config, layers: int) -> nn.TransformerEncoder:
 
 
 class CrossAttention(nn.Module):
-    """A text attends to a picture; where ``keep``, ``weights`` (b, heads, t, p) are kept."""
+    """A text attends to a picture; if ``keep``, ``weights`` (b, heads, t, p) are kept."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -342,7 +342,7 @@ class CrossAttention(nn.Module):
         self.keep, self.weights = False, torch.empty(0)
 
     def forward(self, text: Tensor, image: Tensor, images: Tensor | None = None) -> Tensor:
-        """What each token sees, (b, t, width), of the picture ``images`` (b,) names, or its own."""
+        """Each token's view, (b, t, width), of picture ``images`` (b,), or of its own."""
         q, k, v = (
             project(each).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for project, each in ((self.query, text), (self.key, image), (self.value, image))
@@ -370,7 +370,7 @@ class FusionLayer(nn.Module):
         )
 
     def read(self, text: Tensor, padding: Tensor | None, *, first: bool = False) -> Tensor:
-        """The text after it has attended to itself; where ``first``, the state of [CLS] alone."""
+        """The text after it has attended to itself; if ``first``, the state of [CLS] alone."""
         x, end = self.norms[0](text), 1 if first else None
         own, _ = self.own(x[:, :end], x, x, key_padding_mask=padding, need_weights=False)
         return text[:, :end] + own
@@ -402,8 +402,8 @@ class FusionEncoder(nn.Module):
     ) -> Float[Tensor, "b s d"]:
         """Fuse pairs of a text and a picture.
 
-        What depends on one of the two alone is computed once for each text and picture, however
-        many pairs they are in, and where only [CLS] is read the last layer computes nothing else.
+        Projections of one of the two alone are computed once for each text and picture, however
+        many pairs they are in, and if only [CLS] is read the last layer computes nothing else.
 
         Args:
             text: states.
@@ -413,7 +413,7 @@ class FusionEncoder(nn.Module):
             first: whether only the state of [CLS] is wanted.
 
         Returns:
-            Fused states, [CLS] first; s is t, or 1 where ``first``.
+            Fused states, [CLS] first; s is t, or 1 if ``first``.
         """
         padding = None if mask is None else ~mask.bool()
         texts, images = (None, None) if pairs is None else pairs

@@ -1,4 +1,4 @@
-"""What a pretrained CODIS is fine-tuned for: retrieval, questions, and judgements.
+"""The tasks that a pretrained CODIS is fine-tuned for: retrieval, questions, and judgements.
 
 Each task is a module on top of a :class:`modalign.models.codis.Codis`, which it trains further,
 with a ``loss`` of a batch and a ``predict``. They share its towers and its fusion encoder.
@@ -34,7 +34,7 @@ class Retrieval(nn.Module):
         """The parts of the loss, as of :meth:`Codis.losses`; call :meth:`update` after a step.
 
         Raises:
-            ValueError: where only masked words have a weight.
+            ValueError: if only masked words have a weight.
         """
         return self.codis.losses(batch, without=("mlm",))
 
@@ -75,11 +75,11 @@ class Retrieval(nn.Module):
 
 
 class Judge(nn.Module):
-    """Say of a sentence and one picture or more which class they are.
+    """Classify a sentence together with one picture or more.
 
     Two classes and two pictures are NLVR's true and false; three classes and one picture are
-    entailment. The states of all pictures, each with a mark of its place, are what the sentence
-    attends to, and a small network reads the fused [CLS].
+    entailment. The sentence attends to the states of all pictures, each with a mark of its place,
+    and a small network reads the fused [CLS].
 
     Args:
         codis: pretrained.
@@ -128,7 +128,7 @@ class Judge(nn.Module):
         """Cross-entropy of ``label`` (b,).
 
         Raises:
-            ValueError: for a label that is no class.
+            ValueError: for a label that is not a class.
         """
         _require_labels(batch["label"], self.classes)
         return {"loss": functional.cross_entropy(self(batch), batch["label"])}
@@ -213,11 +213,11 @@ class Questions(nn.Module):
     def _log_likelihood(self, memory: Tensor, padding: Tensor, chosen: Tensor) -> Tensor:
         """Of answer ``chosen[i]``, given the fused question i."""
         ids, mask = self.answer_ids[chosen], self.answer_mask[chosen]
-        told = ids[:, :-1]  # each word is told by those before it
-        steps = told.shape[1]
+        given = ids[:, :-1]  # each word is predicted from those before it
+        steps = given.shape[1]
         later = torch.ones(steps, steps, dtype=torch.bool, device=ids.device).triu(1)
         hidden = self.decoder(
-            self.words(told) + self.positions[:, :steps],
+            self.words(given) + self.positions[:, :steps],
             memory,
             tgt_mask=later,
             memory_key_padding_mask=padding,

@@ -18,7 +18,7 @@ from modalign._checks import checked, describe, require_finite
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder returns: states (b, t, d) and their summary (b, d)."""
+    """The output of an encoder: states (b, t, d) and their summary (b, d)."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor
@@ -26,7 +26,7 @@ class EncoderOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """What others read about an encoder."""
+    """The configuration of an encoder that other code reads."""
 
     hidden_size: int
 
@@ -38,7 +38,7 @@ class Encoder(Protocol):
     Called with inputs by name, ``main_input_name`` first among them, it returns an object with
     ``last_hidden_state`` (b, t, d) and, maybe, ``pooler_output`` (b, d), where d is
     ``config.hidden_size``. Use :func:`pooled` and :func:`states` rather than the raw output: they
-    know what to do where there is no ``pooler_output``, or where inputs are padded.
+    know what to do if there is no ``pooler_output``, or if inputs are padded.
     """
 
     main_input_name: str
@@ -60,7 +60,7 @@ def states(
             waveform, which the encoder then translates to frames.
 
     Raises:
-        ValueError: where the mask has another length than the states.
+        ValueError: if the mask has another length than the states.
 
     >>> encoder = TextEncoder(10, hidden_size=8)
     >>> ids = torch.tensor([[3, 4, 0]])
@@ -80,7 +80,7 @@ def pooled(encoder: Encoder, **inputs: Tensor) -> Float[Tensor, "b d"]:
         **inputs: its inputs by name, as for :func:`states`.
 
     Raises:
-        ValueError: as :func:`states`; where all of a row is padding.
+        ValueError: as :func:`states`; if all of a row is padding.
 
     >>> pooled(ImageEncoder(hidden_size=8), pixel_values=torch.zeros(2, 3, 64, 64)).shape
     torch.Size([2, 8])
@@ -97,7 +97,7 @@ def _state_mask(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
     b, t, _ = hidden.shape
     if mask is None:
         return hidden.new_ones(b, t, dtype=torch.bool)
-    if hasattr(encoder, "_get_feature_vector_attention_mask"):  # what Wav2Vec2 and its kin call it
+    if hasattr(encoder, "_get_feature_vector_attention_mask"):  # of Wav2Vec2 and its kin
         mask = encoder._get_feature_vector_attention_mask(t, mask)
     if mask.shape != (b, t):
         raise ValueError(
@@ -108,8 +108,8 @@ def _state_mask(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    _refuse_rows(~mask.any(1), "a step that is no padding")
-    # a count beyond 256 or 2048 is no number of half precision; padding may hold anything
+    _refuse_rows(~mask.any(1), "a step that is not padding")
+    # half precision does not hold all counts beyond 256 or 2048; padding may hold anything
     total = hidden.masked_fill(~mask[..., None], 0).sum(
         1, dtype=torch.promote_types(hidden.dtype, torch.float32)
     )
@@ -123,7 +123,7 @@ def _lengths(inputs: Tensor, mask: Tensor | None, name: str, step: str) -> Tenso
     if mask is None:
         return inputs.new_full((len(inputs),), inputs.shape[1], dtype=torch.long)
     lengths = mask.sum(1)
-    _refuse_rows(lengths == 0, "a step that is no padding")
+    _refuse_rows(lengths == 0, "a step that is not padding")
     _refuse_rows((_first(lengths, inputs.shape[1]) != mask.bool()).any(1), "padding at the end")
     return lengths
 
@@ -146,7 +146,7 @@ def _refuse_rows(bad: Tensor, expected: str) -> None:
 
 
 class _Small(nn.Module):
-    """What our encoders share."""
+    """The common part of the encoders below."""
 
     main_input_name: str
 
@@ -226,7 +226,7 @@ class VideoEncoder(_Small):
     """The image encoder on every frame, then a convolution over time, to a state a frame.
 
     Time is mixed in each place of the grid before space is averaged, so that what moves from one
-    place to the next can be told. Takes ``pixel_values`` (b, t, c, h, w), as VideoMAE, ViViT and
+    place to the next can be seen. Takes ``pixel_values`` (b, t, c, h, w), as VideoMAE, ViViT and
     TimeSformer do; V-JEPA 2 names the same tensor ``pixel_values_videos``.
 
     Args:
@@ -282,7 +282,7 @@ class AudioEncoder(_Small):
         width: channels of the convolutions.
         hidden_size: d of the states.
         sample_rate: of the waveforms, in Hz: 16,000 in the shapes world, 8,000 in spoken digits.
-        window: of the spectrogram, in seconds; two tones 2 / window Hz apart are told apart.
+        window: of the spectrogram, in seconds; it separates tones that are 2 / window Hz apart.
         hop: distance of frames, in seconds, at most the window.
         bands: number of mel bands, each of them at least 1 / window Hz wide.
         top: highest frequency, in Hz; at most half the sample rate.
@@ -355,7 +355,7 @@ class AudioEncoder(_Small):
         hidden = self.spectrogram(input_values)
         mask = _first(self._frames(lengths), hidden.shape[2])
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            # padded frames are zeros to each convolution, as what lies beyond the end is
+            # padded frames are zeros to each convolution, as frames beyond the end are
             hidden = functional.relu(norm(layer(hidden * mask[:, None]).mT)).mT
         hidden = self.head(hidden.mT)
         return EncoderOutput(hidden, _masked_mean(hidden, mask))
@@ -367,7 +367,7 @@ def mel_filters(bands: int, window: int, sample_rate: int, top: float) -> Float[
     A frequency f is 2595 lg(1 + f / 700) mel.
 
     Raises:
-        ValueError: where a band falls between two frequencies.
+        ValueError: if a band falls between two frequencies.
 
     >>> mel_filters(4, 256, 8000, 4000.0).shape
     torch.Size([4, 128])

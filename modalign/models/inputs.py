@@ -35,7 +35,7 @@ def build_tokenizer(
         special_tokens: further ones, such as ``[MASK]``.
 
     Raises:
-        ValueError: where no word occurs often enough.
+        ValueError: if no word occurs often enough.
 
     >>> tokenizer = build_tokenizer(["A red disc.", "a BLUE disc"])
     >>> tokenizer.encode("A green disc").tokens
@@ -128,14 +128,14 @@ def image_batch(pictures: Iterable[Any]) -> dict[str, Tensor]:
     """Pictures as numbers from 0 to 1.
 
     Args:
-        pictures: of one size: PIL pictures, or arrays of uint8, (h, w, 3), or (h, w) where grey.
+        pictures: of one size: PIL pictures, or arrays of uint8, (h, w, 3), or (h, w) if grey.
 
     Returns:
-        ``pixel_values``, float32 (b, 3, h, w), or (b, 1, h, w) where grey.
+        ``pixel_values``, float32 (b, 3, h, w), or (b, 1, h, w) if grey.
 
     Raises:
         ValueError: for no picture, an empty one, or several sizes or kinds.
-        TypeError: for what is not a picture.
+        TypeError: for anything but a picture.
 
     >>> image_batch([np.zeros((8, 8), np.uint8)])["pixel_values"].shape
     torch.Size([1, 1, 8, 8])
@@ -150,7 +150,7 @@ def video_batch(clips: Iterable[Any]) -> dict[str, Tensor]:
         clips: of one size and length: arrays of uint8 (t, h, w, 3), or lists of pictures.
 
     Returns:
-        ``pixel_values``, float32 (b, t, 3, h, w), or (b, t, 1, h, w) where grey.
+        ``pixel_values``, float32 (b, t, 3, h, w), or (b, t, 1, h, w) if grey.
 
     Raises:
         ValueError: as :func:`image_batch`, and for clips of several lengths.
@@ -176,8 +176,8 @@ def audio_batch(sounds: Iterable[Any], *, rate: int | None = None) -> dict[str, 
 
     Raises:
         ValueError: for no sound, an empty one, samples that are not finite, cells of several
-            rates where ``rate`` is not given.
-        TypeError: for what is not a sound.
+            rates if ``rate`` is not given.
+        TypeError: for anything but a sound.
 
     >>> batch = audio_batch([np.zeros(3, np.float32), np.ones(2, np.float32)])
     >>> batch["attention_mask"]
@@ -231,7 +231,7 @@ def _pixels(picture: Any, place: int) -> Tensor:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in (1, 3):
         raise ValueError(
-            f"pictures: expected (h, w, 3), or (h, w) where grey, picture {place} is "
+            f"pictures: expected (h, w, 3), or (h, w) if grey, picture {place} is "
             f"{describe(np.asarray(picture))}"
         )
     if pixels.min() < 0 or pixels.max() > 255:
@@ -255,7 +255,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def _samples(sound: Any, place: int, rate: int | None) -> tuple[Tensor, int | None]:
-    """A sound's samples, and its rate where it is known."""
+    """A sound's samples, and its rate if it is known."""
     found = None
     if isinstance(sound, Mapping):
         samples, found = waveform(sound, rate=rate)

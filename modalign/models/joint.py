@@ -36,7 +36,7 @@ def contrastive_loss(
         a: unit vectors of one modality.
         b: unit vectors of another, row i belonging to row i of ``a``.
         temperature: :math:`\tau`.
-        same: which rows mean the same, as a label each or a symmetric table of pairs. Where two
+        same: which rows mean the same, as a label each or a symmetric table of pairs. If two
             do, neither is a negative of the other; without it every other row is one.
 
     Raises:
@@ -85,7 +85,7 @@ class JointEmbedding(nn.Module):
 
     Raises:
         ValueError: for fewer than 2 encoders, or a temperature out of its bounds.
-        TypeError: for what is not an encoder.
+        TypeError: for anything but an encoder.
 
     >>> from modalign.models.encoders import AudioEncoder, ImageEncoder
     >>> model = JointEmbedding({"image": ImageEncoder(), "audio": AudioEncoder()}, dim=32)

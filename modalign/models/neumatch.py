@@ -32,14 +32,14 @@ Normalization = Literal["sbn", "ln2", "ln4"]
 Recurrent = nn.LSTM | LayerNormLSTM
 
 ACTIONS = ("pop clip", "pop snippet", "match, retain snippet", "match", "match, retain clip")
-"""The five actions. The first three suffice where a clip has one snippet at most."""
+"""The five actions. The first three suffice if a clip has one snippet at most."""
 
 # a row an action: does it remove the clip, does it remove the snippet, does it match the two?
 EFFECTS = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]])
 
 
 class Walk(NamedTuple):
-    """What lies on top before each action, for A actions of B samples.
+    """The topmost clip and snippet before each action, for A actions of B samples.
 
     Attributes:
         cursors: (B, A, 2), clips and snippets removed so far: the places of the topmost ones.
@@ -71,7 +71,7 @@ def walk(actions: Int[Tensor, "b a"]) -> Walk:
 
 
 class Alignment(NamedTuple):
-    """What greedy inference found.
+    """The result of greedy inference.
 
     Attributes:
         actions: (B, A), padded with -1 at the end.
@@ -83,12 +83,12 @@ class Alignment(NamedTuple):
 
     @property
     def clip_snippet(self) -> Int[Tensor, "b n"]:
-        """The snippet of each clip (the first, where five actions gave it several); -1 for none."""
+        """The snippet of each clip (the first, if five actions gave it several); -1 for none."""
         return torch.where(self.matches.any(2), self.matches.int().argmax(2), -1)
 
 
 class FixedInput(nn.Module):
-    """What happens to features before anything is trained: projection, then standardisation.
+    """The fixed steps before anything that is trained: projection, then standardisation.
 
     Args:
         width: of the features.
@@ -258,7 +258,7 @@ class SmallStack(nn.Module):
 def _recur(
     lstm: Recurrent, from_x: Float[Tensor, "t b g"], before: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """States after each step, where nn.LSTM would tell the last cell state only."""
+    """States after each step; nn.LSTM would return the last cell state only."""
     h, c = before[0][0], before[1][0]
     if isinstance(lstm, LayerNormLSTM):
         return lstm.recur(0, from_x, h, c)
@@ -307,7 +307,7 @@ class NeuMATCH(nn.Module):
         hidden: width P of the Video and Text Stacks (paper: 300).
         action_hidden: of the Action Stack (paper: 8).
         matched_hidden: of the Matched Stack (paper: 20).
-        num_actions: the first so many of :data:`ACTIONS`, 3 or 5.
+        num_actions: how many of :data:`ACTIONS`, from the first on: 3 or 5.
         projection: reduce features to P by a fixed random matrix (section 3.5); else by a trained
             one without bias ("Full" in Table 5).
         full_relu: a ReLU after the trained one, as in the authors' code; the paper says that being
@@ -412,11 +412,11 @@ class NeuMATCH(nn.Module):
             actions: of the truth, padded with -1 at the end.
 
         Raises:
-            ValueError: where shapes, lengths or actions do not fit one another, or a feature is
+            ValueError: if shapes, lengths or actions do not fit one another, or a feature is
                 NaN or infinite.
         """
-        seen, told = self._reduce(clips, snippets)
-        return self.score(seen, clip_lengths, told, snippet_lengths, actions)
+        video, text = self._reduce(clips, snippets)
+        return self.score(video, clip_lengths, text, snippet_lengths, actions)
 
     def _reduce(
         self, clips: Float[Tensor, "b n d"], snippets: Float[Tensor, "b m e"]
@@ -472,9 +472,9 @@ class NeuMATCH(nn.Module):
         Clips and snippets were multiplied with their part of its input weights before: a mean of
         products is the product of the mean.
 
-        A slot is a snippet with its clips (or a clip with its snippets). Within it the stack is
-        what the slot's means make of the state before it, so that a state is needed for each slot
-        and not for each match.
+        A slot is a snippet with its clips (or a clip with its snippets). Within it the stack's
+        state follows from the slot's means and the state before it, so that a state is needed for
+        each slot and not for each match.
         """
         slot, new = _slots(trail)
         steps = torch.arange(slot.shape[1], device=slot.device)
@@ -507,11 +507,11 @@ class NeuMATCH(nn.Module):
         """Choose the likeliest action at each step, until a sample has no clip or no snippet left.
 
         Call it in evaluation mode; a sample's alignment does not depend on the others' then.
-        Arguments and errors are those of :meth:`forward`; it is an error too where the network's
+        Arguments and errors are those of :meth:`forward`; it is an error too if the network's
         own weights make a logit that is not finite.
         """
-        seen, told = self._reduce(clips, snippets)
-        return self.align_reduced(seen, clip_lengths, told, snippet_lengths)
+        video, text = self._reduce(clips, snippets)
+        return self.align_reduced(video, clip_lengths, text, snippet_lengths)
 
     @checked
     @torch.no_grad()
@@ -565,7 +565,7 @@ class _Memory:
         self.last = torch.full((len(like), 2), -1, device=like.device)
 
     def add(self, matched: Tensor, cursor: Tensor, *tops: Tensor) -> None:
-        """Match what is on top where ``matched``: rewind to before its slot, and run again."""
+        """Match what is on top if ``matched``: rewind to before its slot, and run again."""
         if not matched.any():
             return
         same = cursor == self.last  # (B, 2): is it the clip, the snippet of the last match?
@@ -602,7 +602,7 @@ def _slots(trail: Walk) -> tuple[Int[Tensor, "b a"], Bool[Tensor, "b a 2"]]:
 
 
 def _masked_mean(mask: Bool[Tensor, "b a k"], x: Float[Tensor, "b k p"]) -> Float[Tensor, "b a p"]:
-    """Mean of the chosen rows of x, zero where none is."""
+    """Mean of the chosen rows of x, zero if none is."""
     weights = mask.to(x.dtype)
     return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ x
 
@@ -611,7 +611,7 @@ def _rows(
     x: Float[Tensor, "b t p"], samples: Int[Tensor, "*#many"], places: Int[Tensor, "*many"]
 ) -> Float[Tensor, "*many p"]:
     """The row of x at each place of its sample."""
-    # whole rows are copied, where gather would look up each of their numbers
+    # whole rows are copied; gather would look up each of their numbers
     chosen = (samples * x.shape[1] + places).flatten()
     return x.flatten(0, 1).index_select(0, chosen).view(*places.shape, -1)
 
@@ -626,7 +626,7 @@ def _tops(
     lengths: Int[Tensor, "b 2"],
     cursors: Int[Tensor, "b a 2"],
 ) -> list[Float[Tensor, "b a p"]]:
-    """Clip and snippet at each cursor of reversed sequences; zero where nothing is left."""
+    """Clip and snippet at each cursor of reversed sequences; zero if nothing is left."""
     places = lengths[:, None] - 1 - cursors
     return [
         _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
@@ -637,7 +637,7 @@ def _tops(
 def _apart(
     weight: Float[Tensor, "g w"], stacks: Iterable[Float[Tensor, "b t p"]]
 ) -> list[Float[Tensor, "b t g"]]:
-    """What the first columns make of each clip, and the columns after them of each snippet."""
+    """The product of the first columns with each clip, and of the next ones with each snippet."""
     products, start = [], 0
     for stack in stacks:
         end = start + stack.shape[2]
@@ -647,7 +647,7 @@ def _apart(
 
 
 def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
-    """One step later: what was known before each action."""
+    """One step later: the values known before each action."""
     return nn.functional.pad(x[:, :-1], (0, 0, 1, 0))
 
 

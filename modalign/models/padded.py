@@ -10,7 +10,7 @@ from modalign._checks import describe
 
 
 class Padded(NamedTuple):
-    """Values, and a mask of those that are no padding.
+    """Values, and a mask of those that are not padding.
 
     Attributes:
         values: (..., L), tokens, or (..., L, D), vectors.
@@ -30,18 +30,18 @@ def require_padded(
     tokens: int | None = None,
     leaks: bool = False,
 ) -> Padded:
-    """Refuse what is no padded batch of tokens, or of vectors; the mask comes back as bool.
+    """Refuse anything but a padded batch of tokens or vectors; the mask comes back as bool.
 
     Args:
         given: a pair of values and mask.
         name: of the argument.
         dimensions: of the mask.
         width: D of vectors.
-        tokens: of a vocabulary, where values are tokens.
+        tokens: of a vocabulary, if values are tokens.
         leaks: whether padded vectors are looked at too, and have to be finite.
 
     Raises:
-        TypeError: for what is no pair of tensors, or of another dtype.
+        TypeError: for anything but a pair of tensors, or another dtype.
         ValueError: for other shapes, a width that is not the model's, tokens outside the
             vocabulary, a mask of other numbers than 0 and 1, and real vectors that are not finite.
 
@@ -97,7 +97,7 @@ def lengths_of(mask: Bool[Tensor, "b t"], name: str) -> Tensor:
     """The number of real places of each row, which come first.
 
     Raises:
-        ValueError: where padding comes before a real place.
+        ValueError: if padding comes before a real place.
 
     >>> lengths_of(torch.tensor([[True, True, False], [False, False, False]]), "video")
     tensor([2, 0])

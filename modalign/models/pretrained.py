@@ -59,7 +59,7 @@ def encode(
     files on disk: path, size and time of change), and by the versions of the libraries.
 
     Args:
-        dataset: rows with the column, and with ``key`` where not ``pooled``.
+        dataset: rows with the column, and with ``key`` if not ``pooled``.
         column: pictures, cells of sound, or texts.
         model_name_or_path: a folder, or a name on the Hugging Face hub, of a model with weights in
             safetensors that ``AutoModel`` knows: BERT, ViT, DINOv2, Wav2Vec2, AST, and, of models
@@ -80,8 +80,8 @@ def encode(
         The rows with one column more, which is read from the file when a row is.
 
     Raises:
-        ImportError: where `transformers` is not installed.
-        OSError: where the model is not there, or has no weights in safetensors.
+        ImportError: if `transformers` is not installed.
+        OSError: if the model is not there, or has no weights in safetensors.
         ValueError: for a column that is missing, empty or of another type, keys that are not
             unique, weights that the checkpoint lacks, or features that are not finite.
 
@@ -125,7 +125,7 @@ def encode(
 
 
 class _Source(NamedTuple):
-    """A model: where its files are, and what tells it from any other."""
+    """A model: where its files are, and its identity."""
 
     place: str
     options: dict[str, Any]
@@ -195,7 +195,7 @@ def _require_keys(dataset: datasets.Dataset, key: str) -> None:
 
 
 def _digest(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
-    """Of what columns hold, as it is stored: a file on disk counts by path, size and time."""
+    """A digest of columns as they are stored: a file on disk counts by path, size and time."""
     stored = dataset.select_columns(list(columns)).with_format("arrow")
     digest = hashlib.sha256()
     for table in stored.iter(batch_size=1000):

@@ -1,7 +1,7 @@
 """Weights that authors released, taken by the names of their parameters.
 
 Each system that has such weights names its parameters as the public code does, so that a state dict
-fits as it is. Sizes are read off the shapes; what does not fit is refused by name.
+fits as it is. Sizes are read off the shapes; an entry that does not fit is refused by name.
 """
 
 import os
@@ -26,7 +26,7 @@ class Released:
             is read with ``weights_only=True``, so that it cannot run code.
 
     Raises:
-        TypeError: for what is no mapping from names to floating-point tensors.
+        TypeError: for anything but a mapping from names to floating-point tensors.
         ValueError: for a file with anything but tensors, such as a whole pickled model, and for
             numbers that are not finite.
 
@@ -59,7 +59,7 @@ class Released:
         """The sizes of an entry.
 
         Raises:
-            ValueError: where it is missing, or has another number of dimensions.
+            ValueError: if it is missing, or has another number of dimensions.
         """
         if name not in self.values:
             raise ValueError(f"state_dict: {name}: expected a tensor of this name, found none")
@@ -117,5 +117,5 @@ def _read(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"state_dict: {os.fspath(path)}: expected a file of tensors by name. It is damaged, or "
             "holds something else, such as a whole pickled model, which can run code and was not "
-            "read. Whoever trusts it can load it and save its state_dict()"
+            "read. If you trust it, load it and save its state_dict()"
         ) from error

@@ -40,14 +40,14 @@ def soft_dtw(
         cost: of pairing a clip (row) with a snippet (column); a batch, or one.
         gamma: how soft the minimum is, in the units of the cost. Near 0 it is that of ``dtw``.
         band: how far from the diagonal a pair may be, as in ``dtw``; by default anywhere.
-        clips: how many of the rows are clips, where the batch is padded. Padding costs nothing, has
+        clips: how many of the rows are clips, if the batch is padded. Padding costs nothing, has
             the gradient 0, and may hold anything.
         snippets: how many of the columns are snippets.
 
     Raises:
         ValueError: for costs that are not finite or too large for float64 once divided by gamma, a
             gamma that is not above 0, empty sequences, lengths beyond the matrix, a band below 0,
-            and where the sum is more than the dtype of the costs holds.
+            and if the sum is more than the dtype of the costs holds.
 
     >>> cost = torch.tensor([[0.0, 2.0], [1.0, 2.0], [2.0, 0.0]], requires_grad=True)
     >>> value = soft_dtw(cost)

@@ -162,15 +162,15 @@ class STAGE(nn.Module):
     ) -> "STAGE":
         """The model of released weights, set to inference; sizes are read off their shapes.
 
-        The table of positions may be missing, as it is no parameter. What makes no parameter is
-        not in the weights either: these are the settings below. Weights of the public code's
+        The table of positions may be missing, as it is not a parameter. The settings below are not
+        in the weights either, because they make no parameter. Weights of the public code's
         options for self-attention and further rounds of spans (``t_iter``), which its paper does
         not use, are refused.
 
         Args:
             state_dict: of ``STAGE``, or a file of it, which is read with ``weights_only=True``.
             streams: of the model; by default subtitles and video, or the one that the weights
-                have, or, where captions were added, all.
+                have, or, if captions were added, all.
             dropout, margin, scale, zero_padding: as of the class.
 
         Raises:
@@ -233,7 +233,7 @@ class STAGE(nn.Module):
             frames: (B, F), which frames a clip has, before padding. By default those with
                 something real in any stream.
             truth: in training. Proposals are then, for all answers, the true span, and the
-                predicted one of the right answer beside it where it overlaps by half and is at
+                predicted one of the right answer beside it if it overlaps by half and is at
                 all likely; without it, each answer's predicted span is its proposal.
             **contexts: by the name of each stream of the model, (B, F, R, ``text_dim`` or
                 ``video_dim``) and a mask (B, F, R).
@@ -242,7 +242,7 @@ class STAGE(nn.Module):
             ValueError: for streams that are missing or that the model lacks, other than five
                 answers, other numbers of rows or frames, features of another width or not finite,
                 and a truth that cannot be.
-            TypeError: for what is no pair of values and mask.
+            TypeError: for anything but a pair of values and mask.
         """
         qa, seen, there = self._inputs(answers, contexts, frames)
         read, real, attention, cosines = {}, {}, {}, {}
@@ -258,7 +258,7 @@ class STAGE(nn.Module):
             words = qa.values[:, :, None].expand_as(found)
             read[name] = self.c2q_down_projection(torch.cat([words, found, words * found], -1))
             real[name] = qa.mask[:, :, None] & mask.any(-1)[:, None, :, None]
-        # the words that count are those of frames with regions, where there is video
+        # the words that count are those of frames with regions, if there is video
         words = real["video" if "video" in real else self.streams[0]]
         statement = self.cls_encoder(self._fused(read).flatten(0, 2), words.flatten(0, 2))
         pooled = masked_max(statement.unflatten(0, words.shape[:3]), words[..., None], 3)

@@ -1,8 +1,8 @@
 """Questions of TVQA+, with features from files, as the inputs of STAGE.
 
 Rows are those of ``load("tvqa-plus", text_features=..., subtitles=...)`` with the features of
-regions and lines beside them. What is cut out of a clip, and how, is as in the public code
-(jayleicn/TVQAplus), except where a docstring says so.
+regions and lines beside them. Clips are cut as in the public code (jayleicn/TVQAplus), unless a
+docstring says otherwise.
 """
 
 import bisect
@@ -30,12 +30,12 @@ SIDES = ("left", "top", "width", "height")
 
 
 class STAGEBatch(NamedTuple):
-    """What STAGE takes: ``model(**batch.inputs, truth=batch.truth)``.
+    """The inputs of STAGE: ``model(**batch.inputs, truth=batch.truth)``.
 
     Attributes:
         inputs: ``answers``, the streams and ``frames``.
-        truth: None where a row lacks its answer (-1) or its span.
-        labels: (B, F, L, R), which regions the words of the right answer name, where rows have
+        truth: None if a row lacks its answer (-1) or its span.
+        labels: (B, F, L, R), which regions the words of the right answer name, if rows have
             ``boxes`` and ``region_boxes`` and there is a truth.
     """
 
@@ -152,7 +152,7 @@ def stage_batch(
               lines that begin nearest to it;
             - ``captions``: the same with ``captions``, ``caption_features``, ``caption_counts``.
 
-            Without video, ``frame_count`` says how many frames a clip has. Where there are
+            Without video, ``frame_count`` says how many frames a clip has. If there are
             ``boxes`` (of TVQA+) and ``region_boxes`` (N, 4), ``question`` and ``answers`` are cut
             at blanks, to say which regions their words name.
         streams: of the model.
@@ -162,7 +162,7 @@ def stage_batch(
 
     Raises:
         ValueError: for no row, a column that is missing, other than five answers, features that
-            are no matrix, more of them than the counts say, or a box outside its frame.
+            are not a matrix, more of them than the counts say, or a box outside its frame.
     """
     if not len(rows):
         raise ValueError("rows: expected a question at least, got none")
@@ -215,7 +215,7 @@ def _needed(streams: Sequence[str]) -> set[str]:
 
 
 def _parts(row: Mapping[str, Any], one: str, i: int) -> list[Tensor]:
-    """Features cut by the counts; what these do not reach has none."""
+    """Features cut by the counts; lines and frames beyond these have none."""
     features = matrix_of(row[f"{one}_features"], f"{one}_features", i, least=0)
     counts = [int(count) for count in row[f"{one}_counts"]]
     if min(counts, default=0) < 0 or sum(counts) < len(features):

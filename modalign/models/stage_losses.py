@@ -1,4 +1,4 @@
-"""What STAGE says of questions, what it knows of them in training, and the loss between the two."""
+"""The output of STAGE, the truth that it knows in training, and the loss between the two."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from modalign.models.tvqa_abc import require_target
 
 
 class Truth(NamedTuple):
-    """What training knows of each question.
+    """The truth about each question, for training.
 
     Attributes:
         target: (B,), the right answer.
@@ -31,14 +31,14 @@ class STAGEOutput(NamedTuple):
 
     Attributes:
         logits: (N, 5), a row a proposal: a span of frames that local pooling looked at.
-        question: (N,), whose proposal each row is. 0 to B - 1 where the truth was not given.
+        question: (N,), of each proposal; 0 to B - 1 if the truth was not given.
         span_logits: (B, 5, F, 2), of each frame to be an answer's first and last; -1e10 behind
             the end of a clip.
         spans: (B, 5, 2), the likeliest first and last frame of each answer.
         attention: of each stream, (B, 5, F, L, R), softmax(10 S), zeros where masked.
         cosines: of each stream, S, (B, 5, F, L, R), -1e10 where masked.
-        embeddings: what is compared, before it is, with masks: ``qa``, (B, 5 L, D), and each
-            stream by its name, (B, F R, D). CKA aligns these
+        embeddings: the sides of the attention, before it compares them, with masks: ``qa``,
+            (B, 5 L, D), and each stream by its name, (B, F R, D). CKA aligns these
             (Yun et al. 2022, 8.3 and fig. 8).
     """
 
@@ -84,7 +84,7 @@ def stage_losses(
     Args:
         output: of the model, given the same truth.
         truth: as there.
-        labels: which regions the words of the right answer name, where that is known.
+        labels: which regions the words of the right answer name, if that is known.
         regions: the real ones, the mask of ``video``; with ``labels``.
         span, attention: weights of these parts (paper: 0.5 and 0.1).
         negatives, alpha: of the ranking, see
@@ -93,7 +93,7 @@ def stage_losses(
 
     Returns:
         ``answer``, the cross-entropy over proposals, scaled from their number to B; ``span``,
-        half of the cross-entropies of first and last frame; ``attention``, where there are
+        half of the cross-entropies of first and last frame; ``attention``, if there are
         labels; and ``loss``, their weighted sum.
 
     Raises:

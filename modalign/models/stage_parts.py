@@ -1,4 +1,4 @@
-"""What STAGE is made of: convolutional encoders, attention guided by an answer, and spans.
+"""The parts of STAGE: convolutional encoders, attention guided by an answer, and spans.
 
 Names of parameters, shapes and equations are those of the public code (jayleicn/TVQAplus).
 """
@@ -131,7 +131,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class Mapper(nn.Module):
-    """Layer norm, dropout, linear, and ReLU where asked for."""
+    """Layer norm, dropout, linear, and ReLU if asked for."""
 
     def __init__(self, inner: int, outer: int, dropout: float, *, relu: bool) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 One dynamic programme does all three: :func:`dtw` (Sakoe and Chiba 1978), :func:`one_to_many_dtw`
 and :func:`drop_dtw` (Dvornik et al. 2021). Elements of either sequence may be dropped at a cost;
 those that are kept are aligned by a warping path, a run of pairs (snippet i, clip j) in which each
-step goes on by one in one sequence or in both. What is minimal is the sum of the costs of all
+step goes on by one in one sequence or in both. The alignment minimises the sum of the costs of all
 pairs and all drops. A band keeps the path near the diagonal, and with open ends the snippets may be
 a part of the clips. :mod:`modalign.models.soft_warping` has the sum that can be differentiated.
 
@@ -70,13 +70,13 @@ def dtw(
     Args:
         cost: of pairing a clip (row) with a snippet (column); a batch, or one.
         band: how far from the diagonal a pair may be (Sakoe and Chiba 1978): of n snippets and m
-            clips, snippet i and clip j are paired where j - i is from min(0, m - n) - band to
+            clips, snippet i and clip j are paired if j - i is from min(0, m - n) - band to
             max(0, m - n) + band. So a band of 0 holds a path for any two lengths. By default all
             pairs may be.
         open_begin: leave clips before the first snippet unmatched, at no cost.
         open_end: leave clips after the last snippet unmatched, at no cost. With both the snippets
             are found within the clips (subsequence DTW); of equal ends the first is taken.
-        clips: how many of the rows are clips, where the batch is padded.
+        clips: how many of the rows are clips, if the batch is padded.
         snippets: how many of the columns are snippets.
 
     Raises:
@@ -117,7 +117,7 @@ def one_to_many_dtw(
     ``band``, :func:`dtw`.
 
     Raises:
-        ValueError: as :func:`drop_dtw`, and where there are more snippets than clips.
+        ValueError: as :func:`drop_dtw`, and if there are more snippets than clips.
 
     >>> cost = torch.tensor([[0.0, 5.0], [3.0, 5.0], [5.0, 0.0]])
     >>> one_to_many_dtw(cost, clip_drop=2.0)
@@ -151,13 +151,13 @@ def drop_dtw(
         many_to_many: let a clip be paired with several snippets, as in the paper; by default it
             has one at most, as the truth has.
         band: how far from the diagonal a pair may be, see :func:`dtw`.
-        clips: how many of the rows are clips, where the batch is padded.
+        clips: how many of the rows are clips, if the batch is padded.
         snippets: how many of the columns are snippets.
 
     Raises:
         ValueError: for costs that are not finite, a NaN or minus infinity for a drop, empty
-            sequences, lengths beyond the matrix, a band below 0, where no alignment has a finite
-            cost, and where the sum is more than the dtype of the costs holds.
+            sequences, lengths beyond the matrix, a band below 0, if no alignment has a finite
+            cost, and if the sum is more than the dtype of the costs holds.
 
     >>> cost = torch.tensor([[0.0, 5.0, 5.0], [4.0, 5.0, 4.0], [5.0, 6.0, 0.0]])
     >>> drop_dtw(cost, clip_drop=2.0, snippet_drop=1.0)
@@ -277,7 +277,7 @@ def _fill(
         j = k - i
         outside = (j < 0) | (j > c)
         row, column = (i - 1).clamp(min=0), (j - 1).clamp(0, c - 1)
-        # what it costs to come to (i, j): by a pair, a dropped snippet, a dropped clip
+        # the cost of reaching (i, j): by a pair, a dropped snippet, a dropped clip
         pair = price[:, row, column].masked_fill(outside | (i < 1) | (j < 1), torch.inf)
         drops = {
             (1, 0): snippet_drop[:, row].masked_fill(outside | (i < 1), torch.inf),

@@ -42,9 +42,9 @@ class TVQAOutput(NamedTuple):
         logits: (B, 5), the sum of the streams' scores.
         scores: of each stream, (B, 5).
         attention: of each stream, see :class:`Matches`.
-        embeddings: what is compared, before it is, with masks: ``qa``, all words of question and
-            answers, (B, L + 5 L', d), and each stream by its name, (B, T, d). CKA aligns these
-            (Yun et al. 2022, 8.3 and fig. 7).
+        embeddings: the sides of the attention, before it compares them, with masks: ``qa``, all
+            words of question and answers, (B, L + 5 L', d), and each stream by its name,
+            (B, T, d). CKA aligns these (Yun et al. 2022, 8.3 and fig. 7).
     """
 
     logits: Float[Tensor, "b 5"]
@@ -126,7 +126,7 @@ class TVQA(nn.Module):
         hidden: of the first LSTM, a direction.
         matched: of the second, one a stream.
         layers: of a stream's scorer.
-        scorer: its hidden width, where it has several layers.
+        scorer: its hidden width, if it has several layers.
 
     Raises:
         ValueError: for sizes that are not above 0, and no stream, one twice, or an unknown one.
@@ -236,7 +236,7 @@ class TVQA(nn.Module):
             ValueError: for streams that are missing or that the model lacks, other than five
                 answers, other numbers of rows, features of another width or not finite, tokens
                 outside the vocabulary, and padding before a real step.
-            TypeError: for what is no pair of values and mask.
+            TypeError: for anything but a pair of values and mask.
         """
         if set(contexts) != set(self.streams):
             raise ValueError(

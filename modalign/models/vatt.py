@@ -52,7 +52,7 @@ class Config:
         temperature: of both losses (paper: 0.07).
 
     Raises:
-        ValueError: for a size that is no whole number from 1, a width that the heads do not
+        ValueError: for a size that is not a whole number from 1, a width that the heads do not
             divide, sizes that tokens do not divide, or a drop or temperature out of range.
     """
 
@@ -222,7 +222,7 @@ class Vatt(nn.Module):
         """Where the triplets of a batch lie in both spaces.
 
         Args:
-            batch: ``video`` (b, t, 3, h, w); ``audio`` (b, s), with ``has_audio`` (b,) where some
+            batch: ``video`` (b, t, 3, h, w); ``audio`` (b, s), with ``has_audio`` (b,) if some
                 rows have no sound; ``input_ids`` and ``attention_mask`` (b, k, t), the k texts of
                 each row: a text that is all padding is not there.
             seen: features of the videos, if they have been computed.
@@ -237,11 +237,11 @@ class Vatt(nn.Module):
         heard = z_va.new_zeros(0, z_va.shape[1])
         if has_audio.any():
             heard = self.heads.audio(self.hear(audio[has_audio]))
-        told = z_vt.new_zeros(*has_text.shape, z_vt.shape[1])
+        text_vt = z_vt.new_zeros(*has_text.shape, z_vt.shape[1])
         if has_text.any():
             read = self.heads.text(self.read(ids[has_text], mask[has_text]))
-            told = told.index_put((has_text,), read)
-        return Spaces(z_va, heard, z_vt, told, has_audio, has_text)
+            text_vt = text_vt.index_put((has_text,), read)
+        return Spaces(z_va, heard, z_vt, text_vt, has_audio, has_text)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The two losses of a batch, ``va`` and ``vt``, means over rows, and ``loss``, their sum.
@@ -260,15 +260,15 @@ class Vatt(nn.Module):
 
 def per_row(spaces: Spaces, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
     """The losses of the rows that have a sound (a,), and of those that have a text (t,)."""
-    heard, told = spaces.has_audio, spaces.has_text.any(1)
+    sounds, texts = spaces.has_audio, spaces.has_text.any(1)
     va, vt = spaces.video_va.new_zeros(0), spaces.video_vt.new_zeros(0)
-    if heard.any():
-        va = contrast(spaces.video_va[heard], spaces.audio_va[:, None], temperature=temperature)
-    if told.any():
+    if sounds.any():
+        va = contrast(spaces.video_va[sounds], spaces.audio_va[:, None], temperature=temperature)
+    if texts.any():
         vt = contrast(
-            spaces.video_vt[told],
-            spaces.text_vt[told],
-            spaces.has_text[told],
+            spaces.video_vt[texts],
+            spaces.text_vt[texts],
+            spaces.has_text[texts],
             temperature=temperature,
         )
     return va, vt
@@ -300,7 +300,7 @@ def _columns(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tenso
     for name in needed:
         if name not in batch:
             raise ValueError(
-                f"batch: expected {', '.join(needed)}, got {', '.join(map(str, batch))}; where a "
+                f"batch: expected {', '.join(needed)}, got {', '.join(map(str, batch))}; if a "
                 "row has no sound or no text, say so by has_audio or an attention_mask of zeros"
             )
     video, audio, ids, mask = (batch[name] for name in needed)

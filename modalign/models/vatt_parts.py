@@ -1,4 +1,4 @@
-"""The parts of VATT: what makes tokens of video, sound and text, the trunk, and the heads."""
+"""The parts of VATT: tokens of video, sound and text, the trunk, and the heads."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -164,13 +164,13 @@ def drop_tokens(
 
 
 class Trunk(nn.Module):
-    """A transformer, and one vector that sums up what it makes of the tokens.
+    """A transformer, and one vector that sums up its outputs.
 
     Args:
         width: of the tokens, a multiple of ``heads``.
         layers: number of layers, normalised before attention and before the feed-forward part.
         heads: of each attention.
-        summary: ``"token"``: what a learned token in front of the others becomes, or ``"mean"``:
+        summary: ``"token"``: the output of a learned token before the others, or ``"mean"``:
             the mean of all that are not padding.
 
     >>> Trunk(32, layers=1, heads=4)(torch.zeros(2, 5, 32)).shape
@@ -222,7 +222,7 @@ class Spaces:
         video_va: (b, d_va).
         audio_va: (a, d_va), of the rows that have a sound.
         video_vt: (b, d_vt).
-        text_vt: (b, k, d_vt), zeros where a row lacks the candidate.
+        text_vt: (b, k, d_vt), zeros if a row lacks the candidate.
         has_audio: (b,).
         has_text: (b, k).
     """
@@ -242,7 +242,7 @@ def _linear(inputs: int, outputs: int) -> nn.Sequential:
 class Heads(nn.Module):
     """Hierarchical projections (VATT section 3.4): video to a fine space, and from there on.
 
-    Video and sound meet in the first space, of ``dim_va`` numbers. What a video is there is
+    Video and sound meet in the first space, of ``dim_va`` numbers. A video's vector there is
     projected further, to the second space, of ``dim_vt`` numbers, where it meets text. Each
     linear layer is followed by batch normalisation; that of video has two, with a ReLU between.
 
@@ -281,7 +281,7 @@ def contrast(
     *,
     temperature: float = 0.07,
 ) -> Float[Tensor, "b"]:
-    r"""What each video pays for telling its own candidates from those of others (eq-vatt-mil).
+    r"""The loss of each video, for its own candidates against those of others (eq-vatt-mil).
 
     With ``s`` the products over the temperature, the positives of row i are its own candidates,
     and its negatives are the candidates of other rows, and its own candidates beside the videos
@@ -297,7 +297,7 @@ def contrast(
     Args:
         video: unit vectors.
         other: unit vectors of the k candidates of each row.
-        present: false where a row lacks a candidate, which then takes no part. All by default.
+        present: false if a row lacks a candidate, which then takes no part. All by default.
         temperature: above 0 (paper: 0.07).
 
     Returns:

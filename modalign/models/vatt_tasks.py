@@ -1,4 +1,4 @@
-"""What a pretrained VATT is judged by: classification of one modality, and retrieval of clips.
+"""The tests of a pretrained VATT: classification of one modality, and retrieval of clips.
 
 :func:`linear_probe` leaves the trunk as it is, :class:`Classifier` trains it further, and
 :func:`text_to_video` needs no training at all.
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         classes: 2 or more.
 
     Raises:
-        ValueError: for another modality, fewer classes, or a label that is no class.
+        ValueError: for another modality, fewer classes, or a label that is not a class.
 
     >>> from modalign.models.vatt import tiny
     >>> classify = Classifier(Vatt(tiny(20)), "audio", 3)

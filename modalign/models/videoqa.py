@@ -1,7 +1,7 @@
 """Video question answering: TVQA_abc and STAGE, with which the first paper tries CKA.
 
-Both take :class:`Padded` inputs, score five answers, and return what is compared before it is, so
-that an auxiliary loss can be added.
+Both take :class:`Padded` inputs, score five answers, and return the vectors that their attention
+compares, so that an auxiliary loss can be added.
 """
 
 from modalign.models.padded import Padded

@@ -1,7 +1,7 @@
 """Questions of TVQA, as its files and loaders give them, as the inputs of TVQA_abc.
 
-Rows are those of ``load("tvqa", subtitles=..., video_features=...)``. What is cut out of a clip,
-and how, is as in the public code (jayleicn/TVQA), except where a docstring says so.
+Rows are those of ``load("tvqa", subtitles=..., video_features=...)``. Clips are cut as in the
+public code (jayleicn/TVQA), unless a docstring says otherwise.
 """
 
 import collections
@@ -33,7 +33,7 @@ def question_words(text: str) -> list[str]:
     Clitics and marks are words of their own; commas, brackets and foreign characters go.
 
     Raises:
-        TypeError: for what is no text.
+        TypeError: for anything but a text.
 
     >>> question_words("(Penny:)What's Leonard's, er, plan?")
     ['penny', ':', 'what', "'s", 'leonard', "'s", 'er', 'plan', '?']
@@ -53,7 +53,7 @@ class Words:
             one.
 
     Raises:
-        ValueError: for a word map without a mark, or whose tokens are not 0 to its size less one,
+        ValueError: for a word map without a mark, or whose tokens are not 0 to its size minus 1,
             with ``<pad>`` at 0.
 
     >>> words = Words.of(["Who is it?", "It is Penny."])
@@ -70,7 +70,7 @@ class Words:
         """The words of given texts, in the order in which they come (paper: ``min_count=2``).
 
         Raises:
-            ValueError: where no word comes often enough: there would be none.
+            ValueError: if no word comes often enough: there would be none.
         """
         counts = collections.Counter(word for text in texts for word in question_words(text))
         kept = [word for word, count in counts.items() if count >= min_count]
@@ -82,7 +82,7 @@ class Words:
         return len(self.tokens)
 
     def encode(self, *texts: str) -> list[int]:
-        """Tokens of texts one after another, ``<eos>`` behind each; those of no text are none."""
+        """Tokens of texts one after another, ``<eos>`` behind each; none for no text."""
         unknown, end = self.tokens[UNKNOWN], self.tokens[EOS]
         return [
             token
@@ -130,7 +130,7 @@ def located_lines(
 ) -> list[str]:
     """The lines that begin within a question's span, or else near it, and the one before.
 
-    Where none begins within, the three closest to its start; without a span, all lines.
+    If none begins within, the three closest to its start; without a span, all lines.
 
     >>> lines = [{"text": name, "start": float(i)} for i, name in enumerate("abcdef")]
     >>> located_lines(lines, 1.5, 3.5), located_lines(lines, 4.2, 4.3)
@@ -172,7 +172,7 @@ def tvqa_batch(
 
     Raises:
         ValueError: for no row, a column that is missing, other than five answers, video features
-            that are no matrix, or a span that cannot be.
+            that are not a matrix, or a span that cannot be.
 
     >>> row = {"question": "Who?", "answers": ["me", "you", "she", "he", "all"]}
     >>> row |= {"start": None, "end": None, "subtitles": [{"text": "She did.", "start": 0.0}]}
@@ -220,7 +220,7 @@ def matrix_of(value: Any, name: str, i: int, *, least: int = 1) -> Tensor:
     """Features of a row as a float32 matrix.
 
     Raises:
-        ValueError: for what is no matrix, or one of fewer than ``least`` rows.
+        ValueError: for anything but a matrix, or one of fewer than ``least`` rows.
     """
     matrix = torch.as_tensor(value, dtype=torch.float32)
     if matrix.dim() != 2 or len(matrix) < least or not matrix.shape[1]:

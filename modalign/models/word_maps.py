@@ -1,4 +1,4 @@
-"""Word maps, as released weights carry them: what vocabularies of captions and questions share."""
+"""Word maps, as released weights carry them, of captions and of questions."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,4 +1,4 @@
-"""YAML as people write it by hand: read safely, and refused in a line where it is not plain."""
+"""YAML as people write it by hand: read safely, and refused in a line if it is not plain."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
     if id(node) in known:
         size = known[id(node)]
         if size is None:
-            raise _refusal("an alias stands inside of what it names", node)
+            raise _refusal("an alias stands inside the value that it names", node)
         return size
     known[id(node)] = None
     pairs = node.value if isinstance(node, yaml.MappingNode) else [(each,) for each in node.value]
@@ -66,13 +66,13 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
 
 
 def read_yaml(path: str | pathlib.Path) -> typing.Any:
-    """Read a YAML file into plain values; None where it is empty.
+    """Read a YAML file into plain values; None if it is empty.
 
     Raises:
-        OSError: where it cannot be read; ``FileNotFoundError`` where there is none.
-        ValueError: where it is no UTF-8, no YAML, above `LARGEST`, or holds more than `MOST` values
+        OSError: if it cannot be read; ``FileNotFoundError`` if there is none.
+        ValueError: if it is not UTF-8, not YAML, above `LARGEST`, or holds more than `MOST` values
             (aliases counted out), a key twice, or a number that YAML reads as another one. Names
-            the file and, where there is one, the line.
+            the file and, if there is one, the line.
     """
     try:
         with open(path, "rb") as file:
@@ -87,11 +87,11 @@ def read_yaml(path: str | pathlib.Path) -> typing.Any:
         line = held[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}: line {line}: expected UTF-8, got {error.reason}") from None
     except RecursionError:
-        raise ValueError(f"{path}: no YAML for this: lists nested too deep") from None
+        raise ValueError(f"{path}: cannot be read: lists nested too deep") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"{path}: {where}{error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # a date of no calendar, a number of ten thousand digits, a character that no text has
-        raise ValueError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+        # an impossible date, a number of ten thousand digits, a character that no text has
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -69,8 +69,8 @@ class Failure:
         message: in a line.
         cell: number of the cell that was running, from 1; 0 before the first.
         cells: how many there are.
-        source: what that cell holds.
-        traceback: what it raised, without colours.
+        source: the code of that cell.
+        traceback: of its error, without colours.
     """
 
     reason: str
@@ -134,7 +134,7 @@ class _Watch:
 
         with contextlib.suppress(psutil.NoSuchProcess):
             found = self.tree[0].children(recursive=True)
-            # what lost its parent is remembered
+            # processes that lost their parent are remembered
             self.tree += [process for process in found if process not in self.tree]
 
     def _sample(self) -> None:
@@ -231,7 +231,7 @@ def _engine() -> typing.Any:
                 try:
                     yield
                 except BaseException:
-                    # whoever interrupts a run does not wait until its kernel says goodbye
+                    # after an interrupt, nobody waits for the kernel's last message
                     self.watch.kill()
                     raise
 
@@ -273,8 +273,8 @@ def require_timeout(timeout: float | None) -> None:
 def scratch_folder() -> Iterator[str]:
     """A folder of the system's temporary ones, removed at the end or by a later call.
 
-    A process that is killed leaves its folder. Whoever makes one holds a lock on it, so that a
-    later call can tell what has been left.
+    A process that is killed leaves its folder. The maker of a folder holds a lock on it, so that a
+    later call can find the folders that were left.
     """
     place = Path(tempfile.gettempdir())
     for left in place.glob(f"{SCRATCH}*"):
@@ -303,7 +303,7 @@ def _remove_unlocked(folder: Path) -> None:
 
 
 def kernel_environment(scratch: str) -> dict[str, str]:
-    """What a kernel starts with, whatever the shell says: figures, assertions, no start-up file.
+    """The environment of a kernel, whatever the shell says: figures, assertions, no start-up file.
 
     One thread, unless the shell says otherwise.
     """
@@ -331,7 +331,7 @@ def execute(
     stop: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Execution:
-    """Execute a notebook with papermill in a kernel of its own; a failure is told, not raised."""
+    """Execute a notebook with papermill in its own kernel; a failure is returned, not raised."""
     import nbclient.exceptions
     import papermill.execute
     import papermill.iorw
@@ -364,7 +364,7 @@ def execute(
                 "sent, and what is there may lack some"
             )
         except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
-            # nbclient tells of a kernel that died while it started by a RuntimeError
+            # nbclient raises a RuntimeError for a kernel that died while it started
             reason = str(error) or type(error).__name__
         finally:
             watch.close()
@@ -379,17 +379,17 @@ def execute(
 
 
 def _failure(held: nbformat.NotebookNode, reason: str, watch: _Watch) -> Failure | None:
-    """What stopped a notebook; None where it ran to its end."""
+    """The failure that stopped a notebook; None if it ran to its end."""
     code = [cell for cell in held.cells if cell.cell_type == "code" and cell.source.strip()]
     raised = [out for cell in code for out in cell.outputs if out.output_type == "error"]
     if watch.ended == "stopped":
-        reason = "the run was told to stop"
+        reason = "the run was asked to stop"
     elif watch.ended == "timeout":
         reason = f"the run was not done within its {watch.timeout:g} s, and was ended"
     elif not reason and not raised:
         if all(cell.execution_count is not None for cell in code):
             return None
-        reason = "the kernel was told to exit before the last cell"
+        reason = "the kernel was asked to exit before the last cell"
     started = [n for n, c in enumerate(held.cells) if c.metadata.papermill.get("start_time")]
     number = started[-1] if started else -1
     text = "\n".join(raised[0].traceback) if raised and not watch.ended else ""
@@ -418,7 +418,7 @@ def glued(notebook: nbformat.NotebookNode) -> dict[str, typing.Any]:
 
 
 def _plain(text: str) -> typing.Any:
-    """The value of a repr; the repr where it is of no plain value.
+    """The value of a repr; the repr itself if its value is not plain.
 
     >>> _plain("np.float64(0.5)"), _plain("nan"), _plain("'a'"), _plain("<Figure>")
     (0.5, nan, 'a', '<Figure>')
@@ -435,8 +435,8 @@ def _plain(text: str) -> typing.Any:
 def _strict(value: typing.Any) -> typing.Any:
     """A value in strict JSON, which `_unstrict` reads back.
 
-    JSON has no word for what is not finite: a mapping from ``float`` to its name stands for it,
-    and a list of pairs for a mapping that would look like one of ours.
+    JSON has no word for a number that is not finite: a mapping from ``float`` to its name stands
+    for it, and a list of pairs for a mapping that would look like such a one.
 
     >>> _strict([math.nan, {"float": "nan"}])
     [{'float': 'nan'}, {'dict': [['float', 'nan']]}]
@@ -463,7 +463,7 @@ def _unstrict(held: dict[str, typing.Any]) -> typing.Any:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run before it runs: what is executed, and the address that this gives it."""
+    """A run before it runs: the code to execute, and the address that follows from it."""
 
     chapter: str
     preset: str
@@ -486,7 +486,7 @@ def plans(
     *,
     root: Folder | None = None,
 ) -> list[Plan]:
-    """Check runs and give each its address; the notebook is read once, and is theirs from then.
+    """Check runs and give each its address; the notebook is read once, for all of them.
 
     Raises:
         ValueError: for an unknown chapter, preset or parameter, or a value that does not fit.
@@ -512,13 +512,13 @@ def plans(
 
 
 class Result:
-    """A run that was made: its values, what they cost, and what they came from.
+    """A run that was made: its values, their cost, and their provenance.
 
     Attributes:
         folder: holds ``notebook.ipynb``, ``results.json`` and ``provenance.json``; of a run that
             succeeded also ``reading.ipynb``, its plain copy for any notebook program.
         provenance: parameters, versions, machine, time and memory.
-        values: what the chapter glued, by name; of a failed run as far as it came.
+        values: glued by the chapter, by name; a failed run has those that it reached.
         found: whether `run` found it instead of making it.
     """
 
@@ -528,8 +528,8 @@ class Result:
         """Read a run.
 
         Raises:
-            FileNotFoundError: where a file is missing.
-            ValueError: where one is damaged.
+            FileNotFoundError: if a file is missing.
+            ValueError: if one is damaged.
         """
         self.folder = Path(folder)
         try:
@@ -626,7 +626,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder that is ours; of a link only the link."""
+    """Remove a folder of a run; of a link, only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -679,7 +679,7 @@ def _place(texts: Mapping[str, str], output: Path, stem: str, name: str) -> None
         scratch.mkdir()
         for file, text in texts.items():
             _write(scratch / file, text)
-        # what lies there is a failed run, or one that a crash has damaged
+        # a failed run lies there, or one that a crash has damaged
         _remove(output / name)
         scratch.rename(output / name)
     except BaseException:
@@ -693,7 +693,7 @@ def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
     A folder that could be written before the run may be full, or gone, after it.
 
     Args:
-        texts: what the files hold, by name.
+        texts: of the files, by name.
         place: the folder in which they belong.
         error: why they cannot be written there.
     """
@@ -707,13 +707,13 @@ def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
             continue
         files = [kept / name for name in texts] if place.is_dir() else [kept]
         moved = shlex.join(["mv", *map(str, files), str(place)])
-        return f"{problem}. What was computed is in {kept}; make room, then: {moved}"
+        return f"{problem}. The results are in {kept}; make room, then: {moved}"
     where = ", ".join(map(str, tried))
-    return f"{problem}. What was computed is lost: there was no room in {where} either"
+    return f"{problem}. The results are lost: there was no room in {where} either"
 
 
 def _room(place: Path, error: BaseException) -> str:
-    """What is left on the disk of a path, where the error says that it is full."""
+    """The room left on the disk of a path, if the error says that it is full."""
     if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
         return ""
     there = next(each for each in (place, *place.parents) if each.exists())
@@ -727,7 +727,7 @@ def output_folder(output: Folder) -> Path:
     """Make the folder for runs and try to write there, before anything is computed.
 
     Raises:
-        OSError: where it cannot be made or written.
+        OSError: if it cannot be made or written.
     """
     try:
         # links are followed once, so that a run is made on the disk on which it stays
@@ -746,7 +746,7 @@ def output_folder(output: Folder) -> Path:
 
 @contextlib.contextmanager
 def _claimed(name: str, output: Path) -> Iterator[bool]:
-    """Hold the run's lock; yields False where another process has it.
+    """Hold the run's lock; yields False if another process has it.
 
     The lock is the kernel's (flock), so that it goes with the process that held it.
     """
@@ -781,7 +781,7 @@ def journal(name: str, output: Folder) -> list[dict[str, typing.Any]]:
 
 
 def _remove_left(ours: Plan, output: Path) -> None:
-    """Remove what killed processes left half-written: of this run, and of those nobody makes."""
+    """Remove half-written files of killed processes: of this run, and of runs not being made."""
     for left in output.glob(".*.????????"):
         name = left.name[1:-9]
         if name == ours.name:
@@ -806,8 +806,8 @@ def perform(
     Busy is a run that another process is making now.
 
     Raises:
-        OSError: where the run cannot be written.
-        RuntimeError: where the source has changed since the run was planned.
+        OSError: if the run cannot be written.
+        RuntimeError: if the source has changed since the run was planned.
     """
     import nbformat
 
@@ -860,7 +860,7 @@ def run(
     progress: bool = True,
     root: Folder | None = None,
 ) -> Result:
-    """Run a chapter, or find the run where it was made before.
+    """Run a chapter, or find the run if it was made before.
 
     Args:
         chapter: such as ``"cka"``; `chapters` lists them.
@@ -879,9 +879,9 @@ def run(
         ValueError: before anything starts, for an unknown name, a value that does not fit, or a
             device that is not there.
         FileNotFoundError: before anything starts, for a data set that is not there.
-        OSError: for an output folder that cannot be written; what was computed before it became
-            full is kept elsewhere, and the message says where.
-        RuntimeError: where another process is making this very run.
+        OSError: for an output folder that cannot be written; results that were computed before it
+            became full are kept elsewhere, and the message says where.
+        RuntimeError: if another process is making this very run.
     """
     require_timeout(timeout)
     (plan,) = plans(chapter, [parameters or {}], preset, root=root)
@@ -904,5 +904,5 @@ def record_cost(result: Result, *, root: Folder | None = None) -> Path:
     changed = {name: v for name, v in result.parameters.items() if preset.get(name) != v}
     book.require_costable(result.provenance["preset"], changed)
     if not result.ok:
-        raise ValueError(f"record_cost: {result.folder} failed, so that its time tells nothing")
+        raise ValueError(f"record_cost: {result.folder} failed, so that its time is not a cost")
     return book.write_cost(result.provenance, root)

@@ -1,13 +1,13 @@
-"""What a chapter depends on: the modules it imports, directly or indirectly, and its tables.
+"""The files that a chapter depends on: modules it imports, directly or indirectly, and its tables.
 
 Nothing is imported to find out: the code is parsed. A module counts wherever its import stands (in
 a function, under ``TYPE_CHECKING``, behind a magic such as ``%time``), and with it the
 ``__init__`` of every package on the way. So does a module whose full name stands in a text, as in
-``import_module("modalign.cka")``. Where only a run can tell what is imported (a computed name, or
+``import_module("modalign.cka")``. If only a run can tell what is imported (a computed name, or
 a cell or module that does not parse), the chapter depends on the whole package.
 
 A text such as ``"cka/map"`` names a recorded table, and ``f"cka/{name}"`` all that fit. The folder
-of a chapter's tables counts whole where no table is named so, or one is loaded by a name that only
+of a chapter's tables counts whole if no table is named so, or one is loaded by a name that only
 a run can tell: ``results/CHAPTER``, or ``results/STUDY`` of a chapter named ``STUDY-PART``.
 
 Not seen: files that are neither modules nor recorded tables, a table of another chapter under a
@@ -46,7 +46,7 @@ NO_PYTHON = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What code names; whether a name is that of a module or a table is to be looked up.
+    """The names in code; whether one is that of a module or a table is looked up later.
 
     Attributes:
         modules: dotted names; one that ends in ``*`` stands for all modules of a package.
@@ -87,7 +87,7 @@ def inputs(root: Path, chapter: str, notebook: nbformat.NotebookNode) -> dict[st
     Args:
         root: the book.
         chapter: stem of the notebook.
-        notebook: what it imports and loads is read here, not from its file.
+        notebook: is read in place of its file.
     """
     found, needs = _modules(root, _needs_of_notebook(notebook))
     constraints = root / "constraints.txt"
@@ -182,12 +182,12 @@ def _needs_of_notebook(notebook: nbformat.NotebookNode) -> Needs:
 
 def _parse(source: str | bytes) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a text with an invalid escape, which is no error
+        warnings.simplefilter("ignore")  # of a text with an invalid escape, which is not an error
         return parse(source)
 
 
 def _python(source: str) -> str | None:
-    """A cell with calls in place of its magics; None where that is no Python."""
+    """A cell with calls in place of its magics; None if that is not Python."""
     try:
         _parse(source)
         return source
@@ -224,7 +224,7 @@ def _unfolded(python: str) -> tuple[list[str], Needs]:
 
 @functools.lru_cache(maxsize=1024)
 def _needs_of_code(source: str | bytes, package: str = "") -> Needs:
-    """What code needs; ``package`` is where relative imports begin."""
+    """The needs of code; ``package`` is where relative imports begin."""
     try:
         tree = _parse(source)
     except NO_PYTHON:
@@ -279,7 +279,7 @@ def _imports(nodes: Iterable[ast.AST], package: str) -> tuple[set[str], dict[str
 
 
 def _dotted(node: ast.AST, local: dict[str, set[str]]) -> set[str]:
-    """What ``a.b.c`` stands for where ``a`` was imported; nothing for other code."""
+    """The names that ``a.b.c`` can stand for if ``a`` was imported; none for other code."""
     if isinstance(node, ast.Name):
         return local.get(node.id, {node.id} & IMPORTERS)
     if isinstance(node, ast.Attribute):

@@ -1,4 +1,4 @@
-"""What can be rerun: the chapters, their parameters, their presets and what they cost."""
+"""The chapters that can be rerun, with their parameters, their presets and their costs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {
     rf"below ({NUMBER})": lambda value, bound: value < bound,
 }
 ANY = "any"
-# what numpy and torch hold; a seed goes to libraries that take 32 bits
+# the largest of numpy and torch; a seed goes to libraries that take 32 bits
 LARGEST_INT, LARGEST_SEED = 2**63 - 1, 2**32 - 1
 
 
@@ -52,7 +52,7 @@ def book_root(root: Folder | None = None) -> Path:
     """Find the book: ``root``, else the nearest folder above, else the one beside the package.
 
     Raises:
-        FileNotFoundError: where no such folder has ``_toc.yml`` and ``notebooks/``.
+        FileNotFoundError: if no such folder has ``_toc.yml`` and ``notebooks/``.
     """
     here = Path.cwd()
     places = [here, *here.parents, Path(modalign.__file__).parents[1]]
@@ -70,8 +70,8 @@ def notebooks(root: Path) -> list[Path]:
     """The notebooks of the table of contents, in its order.
 
     Raises:
-        OSError: where the table cannot be read.
-        ValueError: where it is of another shape, or two notebooks share a name.
+        OSError: if the table cannot be read.
+        ValueError: if it is of another shape, or two notebooks share a name.
     """
     contents = root / "_toc.yml"
 
@@ -101,8 +101,8 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     """Read a notebook that keeps to its format.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it is no notebook.
+        OSError: if it cannot be read.
+        ValueError: if it is not a notebook.
     """
     import jsonschema
     import nbformat
@@ -111,7 +111,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         held = json.loads(path.read_text(encoding="utf-8"))
         numbers = [held["nbformat"], held["nbformat_minor"]]
         if [*map(type, numbers)] != [int, int] or numbers[0] not in nbformat.versions:
-            raise ValueError(f"its format is {numbers}, and is to be one of {[*nbformat.versions]}")
+            raise ValueError(f"its format is {numbers}; expected one of {[*nbformat.versions]}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", nbformat.warnings.MissingIDFieldWarning)
             # first the format, since reading takes anything and fails in the middle of a cell
@@ -123,7 +123,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         reason = f"{'.'.join(map(str, error.absolute_path))}: {error.message:.120}".lstrip(": ")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}"
-    raise ValueError(f"{path}: no notebook: {' '.join(reason.split())}")
+    raise ValueError(f"{path}: not a notebook: {' '.join(reason.split())}")
 
 
 def notebook_path(chapter: str, root: Folder | None = None) -> Path:
@@ -157,14 +157,14 @@ def _brief(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One line of a parameters cell: a name, its default, and what else it may be.
+    """One line of a parameters cell: a name, its default, and the values that it may have.
 
     Attributes:
-        name: what ``-p`` takes.
+        name: as ``-p`` takes it.
         kind: ``bool``, ``int``, ``float``, ``str``, or ``list of`` one of them.
-        default: what the chapter has.
+        default: the chapter's value.
         help: the comment up to its last semicolon.
-        range: what follows it, such as ``0 or more``; empty where anything goes.
+        range: the text after it, such as ``0 or more``; empty if anything goes.
     """
 
     name: str
@@ -175,7 +175,7 @@ class Parameter:
 
     @property
     def choices(self) -> list[Value]:
-        """The values that the range lists; empty where it lists none."""
+        """The values that the range lists; empty if it lists none."""
         if not self.range or self.range == ANY or _bounds(self.range):
             return []
         texts = [text.strip() for text in re.split(r",| or ", self.range)]
@@ -268,7 +268,7 @@ class Parameter:
         return ValueError(f"{self.name}: expected {self.kind}{allowed}, got {_brief(value)}{hint}")
 
     def _hint(self, value: object) -> str:
-        """What to write instead, where YAML read a number as text or a text as something else."""
+        """A hint for a number that YAML read as text, or a text that it read as something else."""
         of = self.kind.removeprefix("list of ")
         if of == "str" and isinstance(value, bool | int | float | datetime.date):
             return "; in YAML a text that looks like something else stands in quotes"
@@ -281,7 +281,7 @@ class Parameter:
 
 
 def _bounds(text: str) -> list[tuple[Callable[[float, float], bool], float]]:
-    """The bounds in a range; empty where it has none.
+    """The bounds in a range; empty if it has none.
 
     >>> [bound for _, bound in _bounds("above 0 and 1 or less")]
     [0.0, 1.0]
@@ -297,7 +297,7 @@ def _bounds(text: str) -> list[tuple[Callable[[float, float], bool], float]]:
 
 
 def _kind(value: object) -> str | None:
-    """The kind of a default; None where it is no plain literal, or does not tell one."""
+    """The kind of a default; None if it is not a plain literal, or is an empty list."""
     if isinstance(value, list):
         kinds = {_kind(each) for each in value}
         if kinds == {"int", "float"}:
@@ -327,7 +327,7 @@ def _parameter(line: ast.stmt, comment: str, chapter: str) -> Parameter:
     found = Parameter(line.targets[0].id, kind, default, help_text.strip(), limits.strip())
     try:
         if semicolon and found.range != ANY and not _bounds(found.range) and not found.choices[1:]:
-            raise ValueError(f"{found.range!r} is no range")
+            raise ValueError(f"{found.range!r} is not a range")
         default = found.check(default)
     except (ValueError, SyntaxError, TypeError) as error:
         raise ValueError(
@@ -354,7 +354,7 @@ def parameters_of(notebook: nbformat.NotebookNode, chapter: str) -> dict[str, Pa
             if token.type == tokenize.COMMENT:
                 comments[token.start[0]].append(token.string.lstrip("# ").strip())
     except (SyntaxError, ValueError, MemoryError, RecursionError, tokenize.TokenError) as error:
-        raise ValueError(f"{chapter}: parameters cell: no Python: {error}") from None
+        raise ValueError(f"{chapter}: parameters cell: not Python: {error}") from None
     found: dict[str, Parameter] = {}
     for line in lines:
         rows = range(line.lineno, (line.end_lineno or line.lineno) + 1)
@@ -367,7 +367,7 @@ def parameters_of(notebook: nbformat.NotebookNode, chapter: str) -> dict[str, Pa
 
 
 def parameters(chapter: str, *, root: Folder | None = None) -> dict[str, Parameter]:
-    """What a chapter can be run with, read from its parameters cell.
+    """The parameters of a chapter, read from its parameters cell.
 
     Raises:
         ValueError: for an unknown chapter, or a parameters cell that breaks the contract.
@@ -459,14 +459,14 @@ def require_dataset(name: object) -> None:
 
 
 def require_here(values: Mapping[str, object], known: Mapping[str, Parameter]) -> None:
-    """Refuse a run whose device or data set this machine has not.
+    """Refuse a run whose device or data set this machine does not have.
 
     Raises:
         ValueError: for the device.
         FileNotFoundError: for the data set.
     """
     require_device(values.get("device"))
-    # the default runs everywhere, and to ask costs the import of the loaders
+    # the default runs everywhere, and a check costs the import of the loaders
     if "dataset" in values and values["dataset"] != known["dataset"].default:
         require_dataset(values["dataset"])
 
@@ -500,16 +500,16 @@ def costs_path(chapter: str, root: Folder | None = None) -> Path:
 
 
 def _read_costs(path: Path) -> dict[str, dict[str, typing.Any]]:
-    """The costs in a file; none where there is no file.
+    """The costs in a file; none if there is no file.
 
     Raises:
-        ValueError: where it is no file of costs.
+        ValueError: if it is not a file of costs.
     """
     if not path.exists():
         return {}
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        # what is shown, read here once so that a wrong file is named
+        # the shown values are read here once, so that an error names the file
         for cost in held.values():
             cost_text(cost), cost["machine"]["processor"], cost["machine"]["cores"], cost["key"]
             cost["device"], cost["date"][:10]
@@ -521,7 +521,7 @@ def _read_costs(path: Path) -> dict[str, dict[str, typing.Any]]:
 
 
 def _recorded_cost(folder: Path) -> dict[str, typing.Any] | None:
-    """What the recorded tables of a chapter took together; None where there are none."""
+    """The cost of the recorded tables of a chapter together; None if there are none."""
     made: dict[float, dict[str, typing.Any]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -544,10 +544,10 @@ def _recorded_cost(folder: Path) -> dict[str, typing.Any] | None:
 
 
 def costs(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, typing.Any] | None]:
-    """The last known cost of each preset: seconds, MiB, where; None where there is none.
+    """The last known cost of each preset: seconds, MiB and place; None if there is none.
 
     That of ``default`` is the stamp of the committed outputs; the others are written by
-    ``modalign run CHAPTER --preset PRESET --record-cost``. ``current`` tells whether it was
+    ``modalign run CHAPTER --preset PRESET --record-cost``. ``current`` says whether it was
     measured on this very source. A preset that makes the recorded tables (``record_seeds`` above
     0) and was not measured has the sum of what those tables took, and says so in ``recorded``.
 
@@ -594,8 +594,8 @@ def cost_text(cost: dict[str, typing.Any] | None) -> tuple[str, str]:
         time = f"{seconds:.0f} s"
     elif seconds < 2 * 3600:
         time = f"{seconds / 60:.0f} min"
-    told = " for the recorded tables" if cost.get("recorded") else ""
-    return time + told, f"{cost['peak_memory_mib']:.0f} MiB"
+    source = " for the recorded tables" if cost.get("recorded") else ""
+    return time + source, f"{cost['peak_memory_mib']:.0f} MiB"
 
 
 def place_text(cost: Mapping[str, typing.Any]) -> str:
@@ -615,7 +615,7 @@ def digest(files: Mapping[str, Path], *texts: str) -> str:
 
 
 def source_digest(root: Path, chapter: str, notebook: nbformat.NotebookNode) -> str:
-    """Hash what a chapter uses beside its notebook, and the versions of what it runs on."""
+    """Hash the files that a chapter uses beside its notebook, and the versions that it runs on."""
     versions = [
         platform.python_version(),
         *map(str, map(records.library_version, records.LIBRARIES)),
@@ -624,7 +624,7 @@ def source_digest(root: Path, chapter: str, notebook: nbformat.NotebookNode) -> 
 
 
 def sources(notebook: nbformat.NotebookNode) -> list[list[typing.Any]]:
-    """What an author wrote in a notebook: the kind, the tags and the text of each cell."""
+    """The cells of a notebook as its author wrote them: the kind, the tags and the text of each."""
     return [[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in notebook.cells]
 
 
@@ -664,7 +664,7 @@ def require_costable(preset: str | None, changes: Mapping[str, object]) -> None:
 
 
 def write_cost(provenance: Mapping[str, typing.Any], root: Folder | None = None) -> Path:
-    """Write what a run cost as the cost of its preset."""
+    """Write the cost of a run as the cost of its preset."""
     path = costs_path(provenance["chapter"], root)
     held = _read_costs(path)
     wanted = ("key", "seconds", "peak_memory_mib", "device", "machine", "commit", "date")
@@ -678,7 +678,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        OSError: where it cannot be written; names the file.
+        OSError: if it cannot be written; names the file.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -32,7 +32,7 @@ def browser() -> str | None:
 
 
 def rerun_box(chapter: str, root: Path) -> str:
-    """The box under a chapter's parameters: a command to copy, and what it costs."""
+    """The box under a chapter's parameters: a command to copy, and its cost."""
     known = inventory.parameters(chapter, root=root)
     change = " -p seed 1" if "seed" in known else ""
     costs = inventory.costs(chapter, root=root)
@@ -65,7 +65,7 @@ def rerun_box(chapter: str, root: Path) -> str:
 
 
 def with_box(notebook: nbformat.NotebookNode, box: str) -> nbformat.NotebookNode:
-    """Put the box behind the parameters, or at the end where a chapter has none."""
+    """Put the box behind the parameters, or at the end if a chapter has none."""
     import nbformat
 
     tagged = [
@@ -79,10 +79,10 @@ def with_box(notebook: nbformat.NotebookNode, box: str) -> nbformat.NotebookNode
 
 
 def configuration(root: Path) -> publishing.Config:
-    """What ``_config.yml`` says.
+    """The settings of ``_config.yml``.
 
     Raises:
-        ValueError: where it is no mapping.
+        ValueError: if it is not a mapping.
     """
     held = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     if not isinstance(held, dict):
@@ -91,7 +91,7 @@ def configuration(root: Path) -> publishing.Config:
 
 
 def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
-    """Copy what the pages are made of into a clean folder.
+    """Copy the sources of the pages into a clean folder.
 
     Args:
         root: the book.
@@ -120,7 +120,7 @@ def gather(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
 
 
 def write_downloads(root: Path, sources: Mapping[Path, Path], folder: Path) -> None:
-    """What a page's download button gives: the chapter, for any notebook program.
+    """Write the file of each page's download button: the chapter, for any notebook program.
 
     Args:
         root: the book.
@@ -157,7 +157,7 @@ def page(result: Result, *, root: Folder | None = None) -> Path:
         The page, in ``html/`` of the run's folder.
 
     Raises:
-        RuntimeError: where the pages cannot be built.
+        RuntimeError: if the pages cannot be built.
     """
     folder = inventory.book_root(root)
     shown = {path: path for path in inventory.notebooks(folder)}

@@ -32,13 +32,13 @@ MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 class Names(typing.NamedTuple):
-    """What references of a book are replaced by.
+    """The texts that replace references of a book.
 
     Attributes:
         labels: the text of each label: an equation's number, a section's or an exercise's title.
         pages: the title of each page, by its path without suffix.
         works: authors and year of each work in the bibliography.
-        macros: what is written for each command of the book's own, and its number of arguments.
+        macros: the text of each command that the book defines, and its number of arguments.
     """
 
     labels: Mapping[str, str]
@@ -57,7 +57,7 @@ class Directive(typing.NamedTuple):
 
 
 def names(root: Path) -> Names:
-    """What the book in a folder has to refer to; read again if a file of it has changed."""
+    """The targets of references in a book; read again if one of its files has changed."""
     files = [root / "_config.yml", root / "book" / "references.bib", *inventory.notebooks(root)]
     files += sorted((root / "book").rglob("*.md"))
     there = [each for each in files if each.exists()]
@@ -149,7 +149,7 @@ def plain(
 
     Args:
         notebook: with its outputs.
-        values: what it glued, by name.
+        values: glued by it, by name.
         known: of :func:`names`.
         folder: where the chapter stands, to find its drawings.
     """
@@ -258,7 +258,7 @@ def _roles(line: str, known: Names, values: Mapping[str, typing.Any]) -> str:
 
 
 def _role(found: re.Match[str], known: Names, values: Mapping[str, typing.Any]) -> str:
-    """What a role becomes; itself, if the book has nothing of that name."""
+    """The text of a role; itself, if the book has nothing of that name."""
     as_typed, role, content = found[0], found[1], found[2]
     titled = re.fullmatch(r"(.*\S)\s*<(.+)>", content)
     text, target = (titled[1], titled[2]) if titled else ("", content)
@@ -300,7 +300,7 @@ def _expand(line: str, known: Names) -> str:
 
 
 def _argument(line: str, start: int) -> tuple[str, int]:
-    """What stands in the braces that open at ``start``, and the place behind them."""
+    """The text in the braces that open at ``start``, and the place behind them."""
     depth = 0
     for place in range(start, len(line)):
         depth += {"{": 1, "}": -1}.get(line[place], 0)

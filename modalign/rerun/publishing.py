@@ -1,7 +1,7 @@
-"""What only a published book has: buttons, previews and a sitemap.
+"""The parts that only a published book has: buttons, previews and a sitemap.
 
 ``_config.yml`` says where it is: ``repository.url`` is its repository, ``html.baseurl`` the address
-of its pages. Where one is empty, what would need it is left out.
+of its pages. If one is empty, the parts that need it are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COVER = "_static/page.png"
 
 
 def repository(config: Config) -> str:
-    """The address of the repository, empty where there is none.
+    """The address of the repository, empty if there is none.
 
     Raises:
         ValueError: for anything else than https://HOST/OWNER/NAME.
@@ -41,7 +41,7 @@ def repository(config: Config) -> str:
 
 
 def address(config: Config) -> str:
-    """The address of the pages, empty where there is none, else with a slash at its end.
+    """The address of the pages, empty if there is none, else with a slash at its end.
 
     Raises:
         ValueError: for anything else than an address that begins with https://.
@@ -107,7 +107,7 @@ def tags(page: reading.Page, url: str, base: str) -> str:
 def announce(folder: Path, config: Config) -> None:
     """Give rendered pages descriptions and previews, and write their sitemap.
 
-    Nothing is done where the book has no address.
+    Nothing is done if the book has no address.
     """
     base = address(config)
     if not base:

@@ -1,4 +1,4 @@
-"""What a rendered page says, as plain text: for excerpts of search results, and for previews."""
+"""The plain text of a rendered page, for excerpts of search results and for previews."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class _Reader(html.parser.HTMLParser):
 
 
 def read(text: str) -> Page:
-    """What the article of a page says.
+    """The text of a page's article.
 
     >>> page = read("<nav>x</nav><article><h1>A<a class='headerlink'>#</a></h1><p>b <b>c</b></p>")
     >>> page.title, page.text
@@ -95,8 +95,8 @@ def read(text: str) -> Page:
     """
     reader = _Reader()
     reader.feed(text)
-    told = [" ".join("".join(each).split()) for each in reader.paragraphs]
-    summary = next((each for each in told if len(each) >= SHORT), "")
+    texts = [" ".join("".join(each).split()) for each in reader.paragraphs]
+    summary = next((each for each in texts if len(each) >= SHORT), "")
     title = " ".join("".join(reader.title).split())
     return Page(title, " ".join("".join(reader.said).split()), summary, reader.picture)
 
@@ -114,5 +114,5 @@ def write_excerpts(folder: Path) -> None:
     texts = {
         name: read(path.read_text(encoding="utf-8")).text for name, path in pages(folder).items()
     }
-    told = json.dumps(texts, ensure_ascii=False, sort_keys=True)
-    (folder / EXCERPTS).write_text(f"window.bookExcerpts = {told};\n", encoding="utf-8")
+    data = json.dumps(texts, ensure_ascii=False, sort_keys=True)
+    (folder / EXCERPTS).write_text(f"window.bookExcerpts = {data};\n", encoding="utf-8")

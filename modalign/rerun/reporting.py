@@ -1,4 +1,4 @@
-"""What runs say together: one table, intervals over seeds, paired differences, a page."""
+"""Many runs together: one table, intervals over seeds, paired differences, a page."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ img {{ max-width: 100% }}
 
 @dataclasses.dataclass
 class _Set:
-    """What is in a folder, or was asked for by a sweep's file.
+    """The runs of a folder, or of a sweep's file.
 
     Attributes:
         runs: those that finished, each once.
-        remarks: what became of the others.
+        remarks: on the others.
         grid: of the sweep; empty for a folder.
-        codes: what each run ran, by its name.
+        codes: the code of each run, by its name.
     """
 
     runs: list[Result]
@@ -75,10 +75,10 @@ def _counted(number: int, what: str = "run") -> str:
 
 
 def _runs(path: Path) -> _Set:
-    """The finished runs of a sweep's file or of a folder, and what became of the others."""
+    """The finished runs of a sweep's file or of a folder, and remarks on the others."""
     grid: object = {}
     if path.is_dir():
-        # what begins with a dot is being written
+        # a name that begins with a dot is being written
         names = sorted(each.parent.name for each in path.glob("[!.]*/provenance.json"))
         folder = path
     elif path.is_file():
@@ -134,7 +134,7 @@ def _runs(path: Path) -> _Set:
 
 
 def _code(run: Result) -> tuple[str, str]:
-    """What a run ran, as two digests: the code of its notebook, and all that the notebook uses."""
+    """The code of a run, as two digests: of its notebook, and of all that the notebook uses."""
     held = json.loads(run.notebook.read_bytes())
     try:
         code = [
@@ -157,14 +157,14 @@ def _codes(runs: Sequence[Result], found: Sequence[tuple[str, str]]) -> tuple[li
     numbers = [order.index(code) + 1 for code in found]
     if len(order) == 1:
         return numbers, []
-    told = [
+    parts = [
         f"code {n} ({_counted(found.count(code))} since {dates[code]}; notebook {code[0]}, package "
         f"and libraries {code[1]})"
         for n, code in enumerate(order, 1)
     ]
     return numbers, [
         f"the runs are of {len(order)} versions of the code, each a row of its own: "
-        + ", ".join(told)
+        + ", ".join(parts)
     ]
 
 
@@ -191,7 +191,7 @@ class _Columns:
 def table_of(runs: Sequence[Result], codes: Sequence[int] | None = None) -> pd.DataFrame:
     """One row a run: its name, parameters, glued values, time and memory.
 
-    A name that is taken has what it is behind it, as in ``rate (value)``.
+    A name that is taken is followed by its kind, as in ``rate (value)``.
     """
     import pandas as pd
 
@@ -209,7 +209,7 @@ def table_of(runs: Sequence[Result], codes: Sequence[int] | None = None) -> pd.D
 
 
 def _cell(value: object) -> bool | int | float | str | None:
-    """A value as a table holds it: lists as JSON, and nothing that no file could."""
+    """A value as every file of a table can hold it; lists become JSON."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -218,12 +218,12 @@ def _cell(value: object) -> bool | int | float | str | None:
 
 
 def _text_of(text: str) -> str:
-    """A text that UTF-8 has a word for."""
+    """A text that UTF-8 can write."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _column(values: Sequence[object]) -> pd.Series:
-    """Values of one type, so that every file format holds them; text where they share none."""
+    """Values of one type, so that every file format holds them; text if they share none."""
     import pandas as pd
 
     cells = [_cell(value) for value in values]
@@ -237,7 +237,7 @@ def _column(values: Sequence[object]) -> pd.Series:
 
 
 def _number(value: object) -> float | None:
-    """A value as a number, a bool as 0 or 1; None where it is none."""
+    """A value as a number, a bool as 0 or 1; None if it is not a number."""
     if not isinstance(value, bool | int | float):
         return None
     try:
@@ -259,11 +259,11 @@ class _Compared:
     """Runs sorted into the rows of a report.
 
     Attributes:
-        metrics: numbers of each run (NaN where it has none), by name.
+        metrics: numbers of each run (NaN if it has none), by name.
         rows: the row of each run.
         names: of the rows.
-        seeds: of each run; None where seeds are not what is averaged over.
-        partners: what two runs share that are compared, beside the code.
+        seeds: of each run; None if means are not over seeds.
+        partners: the values that two runs share if they are compared, beside the code.
     """
 
     metrics: dict[str, list[float]]
@@ -303,9 +303,9 @@ class _Compared:
         return pd.DataFrame(found)
 
     def differences(self, baseline: tuple[object, ...]) -> tuple[pd.DataFrame, list[str]]:
-        """Each row less the baseline of the same code, paired by all that varies beside.
+        """Each row minus the baseline of the same code, paired by all else that varies.
 
-        Also what has no partner.
+        Also remarks on runs without a partner.
         """
         import pandas as pd
 
@@ -344,7 +344,7 @@ class _Compared:
 
 
 def _verdict(found: Mapping[str, float], rounding: float = 0.0) -> str:
-    """What an interval says; one that comes as near to 0 as rounding says nothing.
+    """The verdict of an interval; one that comes as near to 0 as rounding decides nothing.
 
     >>> _verdict({"low": 1e-17, "high": 2e-17}, rounding=1e-7)
     'undecided'
@@ -358,7 +358,7 @@ def _verdict(found: Mapping[str, float], rounding: float = 0.0) -> str:
 
 @dataclasses.dataclass
 class Report:
-    """What a set of runs says.
+    """The tables of a set of runs, and the remarks on them.
 
     Attributes:
         title: the chapter and what it was compared by.
@@ -366,7 +366,7 @@ class Report:
         table: one row a run: parameters, glued values, seconds and memory.
         means: mean and 95% interval over seeds, for each metric and level.
         differences: paired differences from the baseline, with 95% intervals over seeds.
-        remarks: what a reader of the tables must know.
+        remarks: for readers of the tables.
         origin: where the runs were made: versions, commits and machines.
     """
 
@@ -379,7 +379,7 @@ class Report:
     origin: list[str]
 
     def figure(self) -> Figure | None:
-        """The paired differences, a panel a metric; None where nothing is compared."""
+        """The paired differences, a panel a metric; None if nothing is compared."""
         if self.differences.empty:
             return None
         import matplotlib.pyplot as plt
@@ -400,12 +400,12 @@ class Report:
                 against = part["against"].unique()
                 label = against[0] if len(against) == 1 else "the baseline of the same code"
                 # names of others: a dollar is a dollar
-                for text in (ax.set_title(metric, fontsize=9), ax.set_xlabel(f"less {label}")):
+                for text in (ax.set_title(metric, fontsize=9), ax.set_xlabel(f"minus {label}")):
                     text.set_parse_math(False)
         return figure
 
     def png(self) -> bytes:
-        """The figure as a picture; empty where nothing is compared."""
+        """The figure as a picture; empty if nothing is compared."""
         figure = self.figure()
         picture = io.BytesIO()
         if figure:
@@ -416,7 +416,7 @@ class Report:
         """Write tables (parquet and CSV), figure and page; beside what was read by default.
 
         Raises:
-            OSError: where a file cannot be written; those that were written before are whole.
+            OSError: if a file cannot be written; those that were written before are whole.
         """
         beside = self.path.resolve()
         beside = beside if beside.is_dir() else beside.with_suffix("")
@@ -438,7 +438,7 @@ class Report:
         for name, content in files.items():
             if content:
                 records.write_whole(target / name, content)
-            else:  # that of an earlier report says something else
+            else:  # a file of an earlier report would contradict this one
                 (target / name).unlink(missing_ok=True)
         return target
 
@@ -492,12 +492,12 @@ def report(
         baseline: the value of ``by`` that the others are compared with; by default the first of
             the grid.
 
-    A verdict is given where an interval stays away from 0 by more than rounding: 4 units in the
+    A verdict is given if an interval stays away from 0 by more than rounding: 4 units in the
     last place of float32, of the largest value compared.
 
     Raises:
         ValueError: for runs of several chapters, or an unknown parameter, metric or baseline.
-        FileNotFoundError: where there is nothing.
+        FileNotFoundError: if there is nothing.
     """
     path = Path(path)
     found = _runs(path)
@@ -510,9 +510,9 @@ def report(
         inventory.require_known(name, parameters, "by")
     if path.is_dir():  # in the order of their names, which are hashes
         runs = sorted(runs, key=lambda run: [_order(run.parameters.get(name)) for name in by])
-    codes, told = _codes(runs, [found.codes[run.name] for run in runs])
+    codes, of_codes = _codes(runs, [found.codes[run.name] for run in runs])
     metrics, lacking = _metrics(runs, columns, [metric] if isinstance(metric, str) else metric)
-    remarks += told + lacking
+    remarks += of_codes + lacking
     rows = [
         _Row(tuple(_cell(run.parameters.get(name)) for name in by), code)
         for run, code in zip(runs, codes, strict=True)
@@ -559,7 +559,7 @@ def _varies(runs: Sequence[Result], name: str) -> bool:
 
 
 def _order(value: object) -> tuple[int, typing.Any]:
-    """A key that sorts numbers, then texts, then what is not there."""
+    """A key that sorts numbers, then texts, then missing values."""
     cell = _cell(value)
     if cell is None:
         return 2, ""
@@ -584,7 +584,7 @@ def _level(by: Sequence[str], values: Sequence[object]) -> str:
 def _metrics(
     runs: Sequence[Result], columns: _Columns, wanted: Sequence[str] | None
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """The numbers of each run by metric, NaN where it has none; and what is to be said of them."""
+    """The numbers of each run by metric, NaN if it has none; and remarks on them."""
     held: dict[str, list[object]] = {
         column: [run.values.get(name) for run in runs] for name, column in columns.values.items()
     }
@@ -613,13 +613,13 @@ def _metrics(
         lack = [run.name for run, each in zip(runs, numbers[name], strict=True) if each is None]
         if lack:
             remarks.append(
-                f"{name} is no number in {_counted(len(lack))} ({_few(lack)}): what contains "
-                "them has no mean"
+                f"{name} is not a number in {_counted(len(lack))} ({_few(lack)}): levels with "
+                "them have no mean"
             )
         bad = sum(each is not None and not math.isfinite(each) for each in numbers[name])
         if bad:
             remarks.append(
-                f"{name} is not finite in {_counted(bad)}: what contains them has no mean"
+                f"{name} is not finite in {_counted(bad)}: levels with them have no mean"
             )
     return {
         name: [math.nan if each is None else each for each in numbers[name]] for name in chosen
@@ -632,7 +632,7 @@ def _baseline(
     levels: Mapping[tuple[object, ...], str],
     grid: Mapping[str, list[typing.Any]],
 ) -> tuple[tuple[object, ...], list[str]]:
-    """The level that the others are compared with, and what is to be said of it."""
+    """The level that the others are compared with, and remarks on it."""
     there = list(levels)
     if asked is None:
         first = there[0]
@@ -668,7 +668,7 @@ def _as_number(value: object) -> float | None:
 
 def _origin(runs: Sequence[Result]) -> list[str]:
     """Versions, commits and machines of runs, each combination once."""
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for run in runs:
         made = run.provenance
         machine = made["machine"]
@@ -678,13 +678,13 @@ def _origin(runs: Sequence[Result]) -> list[str]:
             f"{made['python']}, torch {made['libraries']['torch']}, on {machine['processor']}, "
             f"{machine['cores']} cores, {made['device']}"
         )
-        told[line] = told.get(line, 0) + 1
-    return [f"{_counted(count)} {line}" for line, count in told.items()]
+        counts[line] = counts.get(line, 0) + 1
+    return [f"{_counted(count)} {line}" for line, count in counts.items()]
 
 
 @dataclasses.dataclass
 class Comparison:
-    """What differs between two runs, as tables with a row a difference.
+    """The differences between two runs, as tables with a row a difference.
 
     Attributes:
         a, b: the runs.
@@ -751,7 +751,7 @@ def compare(a: Folder | Result, b: Folder | Result) -> Comparison:
 
     Raises:
         ValueError: for runs of two chapters, or a damaged one.
-        FileNotFoundError: where there is no run.
+        FileNotFoundError: if there is no run.
     """
     one = a if isinstance(a, Result) else Result(a)
     two = b if isinstance(b, Result) else Result(b)

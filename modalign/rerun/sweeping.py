@@ -50,7 +50,7 @@ EXPECTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What a sweep runs: every combination of the grid, with every seed.
+    """The runs of a sweep: every combination of the grid, with every seed.
 
     Attributes:
         chapter: such as ``cka``.
@@ -100,7 +100,7 @@ def define_sweep(
     parameters: Mapping[str, object] | None = None,
     root: Folder | None = None,
 ) -> Sweep:
-    """Check what a sweep is to run.
+    """Check the runs of a sweep.
 
     Args:
         chapter: such as ``"cka"``.
@@ -179,7 +179,7 @@ def _seeds(seeds: object) -> list[int]:
 
 def _whole(number: object) -> int:
     if isinstance(number, bool):
-        raise TypeError("a bool is no number here")
+        raise TypeError("a bool is not a number here")
     return operator.index(typing.cast(int, number))
 
 
@@ -187,8 +187,8 @@ def read_sweep(path: Folder, *, root: Folder | None = None) -> Sweep:
     """Read a sweep file: YAML with ``chapter`` and any of grid, seeds, preset, parameters.
 
     Raises:
-        ValueError: where it is no such file, or names what the chapter does not have.
-        FileNotFoundError: where it is missing.
+        ValueError: if it is not such a file, or names something that the chapter does not have.
+        FileNotFoundError: if it is missing.
     """
     held = read_yaml(Path(path))
     if not isinstance(held, dict) or "chapter" not in held:
@@ -216,14 +216,14 @@ def read_sweep(path: Folder, *, root: Folder | None = None) -> Sweep:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a sweep came to.
+    """The outcome of a sweep.
 
     Attributes:
-        sweep: what was asked for.
+        sweep: as it was asked for.
         path: the sweep's file; `report` reads it.
         states: of each run, by its name: found, ran, failed, or stopped.
         problems: of runs that failed, in a line each.
-        remarks: what happened on the way and does not change a result.
+        remarks: on events that change no result.
     """
 
     sweep: Sweep
@@ -238,8 +238,8 @@ class Outcome:
 
     def __str__(self) -> str:
         counts = collections.Counter(self.states.values())
-        told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-        lines = [f"{len(self.states)} runs: {told}"]
+        summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        lines = [f"{len(self.states)} runs: {summary}"]
         lines += [f"  {name}: {problem}" for name, problem in self.problems.items()]
         lines += self.remarks
         if not self.ok:
@@ -256,7 +256,7 @@ STATES = ("ran", "found", "failed", "stopped")
 def perform_on_worker(
     plan: Plan, output: str, timeout: float | None, stop: str, env: Mapping[str, str] | None = None
 ) -> tuple[str, str]:
-    """What one task does: the run's state, and a line about what went wrong."""
+    """Make one run: returns its state, and a line about a failure."""
     if Path(stop).exists():
         return "stopped", ""
     try:
@@ -283,8 +283,8 @@ def gpus() -> list[str]:
 class _Here:
     """Workers on this machine: threads, each of which waits for the kernel of its run.
 
-    They open no port. What runs code in a kernel are sockets that are files of this user; its one
-    port, on loopback, is ipykernel's, and takes nothing but text with the kernel's secret.
+    They open no port. Code reaches a kernel through sockets that are files of this user. The one
+    port of a kernel, on loopback, is ipykernel's, and takes only text with the kernel's secret.
     """
 
     lost = False
@@ -329,7 +329,7 @@ class _Dask:
         self.scheduler = scheduler
         self.logger = logging.getLogger("distributed")
         self.level = self.logger.level
-        self.logger.setLevel(logging.CRITICAL)  # what it tells of is told here, in a line
+        self.logger.setLevel(logging.CRITICAL)  # its messages are replaced by one line here
         try:
             self._connect()
         except BaseException:
@@ -350,7 +350,7 @@ class _Dask:
         return self.client.status in ("closed", "closing")
 
     def reconnect(self, stopping: Callable[[], bool]) -> None:
-        """Wait for a scheduler that starts again, until told to stop."""
+        """Wait for a scheduler that starts again, until asked to stop."""
         until = time.monotonic() + PATIENCE_SECONDS
         while not stopping():
             try:
@@ -388,7 +388,7 @@ class _Dask:
             try:
                 return future.result(timeout=CONNECT_SECONDS)
             except (OSError, asyncio.TimeoutError, concurrent.futures.CancelledError):
-                # its worker or the scheduler left; what it did is on the disk, and will be found
+                # its worker or the scheduler left; its results are on the disk, and will be found
                 return "busy", ""
         if future.status == "error":
             error = future.exception()
@@ -425,13 +425,13 @@ class _Coordinator:
         self.problems: dict[str, str] = {}
         self.remarks: list[str] = []
         self.busy_until = 0.0
-        self.told = self.stopping = False
+        self.asked = self.stopping = False
 
     def run(self) -> None:
-        """Return when every plan has a state; once told to stop, when nothing runs any more."""
+        """Return when every plan has a state; once asked to stop, when nothing runs any more."""
         self.go.touch()
         try:
-            with _told_to_end(self._tell):
+            with _asked_to_end(self._ask):
                 while self.waiting or self.running:
                     self._turn()
         except BaseException:
@@ -443,7 +443,7 @@ class _Coordinator:
                 left.unlink(missing_ok=True)
 
     def _turn(self) -> None:
-        if self.told and not self.stopping:
+        if self.asked and not self.stopping:
             self.bar.write("Stopping: runs that are not finished are ended, the others are kept.")
             self._stop()
         if self.stopping:
@@ -454,7 +454,7 @@ class _Coordinator:
             self.remarks.append("The scheduler was lost; its runs were handed out again.")
             self.waiting.extend(self.running.values())
             self.running.clear()
-            self.workers.reconnect(lambda: self.told)
+            self.workers.reconnect(lambda: self.asked)
             return
         if time.monotonic() >= self.busy_until:
             while self.waiting and len(self.running) < IN_FLIGHT and not self.workers.lost:
@@ -483,9 +483,9 @@ class _Coordinator:
         self.bar.update()
         self.bar.set_postfix(failed=len(self.problems)) if self.problems else None
 
-    def _tell(self) -> None:
+    def _ask(self) -> None:
         # a signal may come in the middle of a write: all else is left to the next turn
-        self.told = True
+        self.asked = True
 
     def _stop(self) -> None:
         if not self.stopping:
@@ -494,7 +494,7 @@ class _Coordinator:
 
 
 @contextlib.contextmanager
-def _told_to_end(stop: Callable[[], None]) -> Iterator[None]:
+def _asked_to_end(stop: Callable[[], None]) -> Iterator[None]:
     """Call ``stop`` on the first Ctrl-C or SIGTERM, wherever the program is; end on the second."""
 
     def handle(number: int, frame: object) -> None:
@@ -607,7 +607,7 @@ def _bar(name: str, total: int, initial: int, shown: bool) -> typing.Any:
 
 
 def _write_file(what: Sweep, plans: Sequence[Plan], folder: Path) -> Path:
-    """Write the sweep's file: what was asked for, and the names of its runs."""
+    """Write the sweep's file: the sweep as asked for, and the names of its runs."""
     import yaml
 
     path = folder / f"{what.name}.yml"

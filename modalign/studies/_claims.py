@@ -15,13 +15,13 @@ class Claim(NamedTuple):
         says: the statement.
         paper: the value as printed, and its place.
         measure: what is compared.
-        contrast: the two sides, so that the claim's side is up.
+        contrast: the two sides, in the order in which the claim predicts a positive difference.
         budget: what either side gets, tuning included.
         smallest: the smallest effect of interest, as a size.
         table: the recorded tables that decide it.
-        denies: ``""``, or what the claim says that there is not: a ``"gain"``, or a
+        denies: ``""``, or the effect that the claim denies: a ``"gain"``, or a
             ``"difference"`` on either side.
-        exploratory: looked for after others had been seen.
+        exploratory: declared after other results had been seen.
     """
 
     says: str
@@ -36,10 +36,10 @@ class Claim(NamedTuple):
 
 
 def verdict(claim: Claim, interval: Interval) -> Verdict:
-    """What one interval says of a claim, by :meth:`modalign.metrics.Interval.verdict`.
+    """The verdict of one interval on a claim, by :meth:`modalign.metrics.Interval.verdict`.
 
-    A claim that denies an effect holds where that effect is absent or on the other side, and is
-    reversed where it is there.
+    A claim that denies an effect holds if that effect is absent or on the other side, and is
+    reversed if it is there.
     """
     up, down = (interval.verdict(paper=side, smallest=claim.smallest) for side in (1, -1))
     if not claim.denies:
@@ -53,7 +53,7 @@ def verdict(claim: Claim, interval: Interval) -> Verdict:
 def judged(
     claims: Mapping[str, Claim], found: Iterable[tuple[str, str, Interval, int]]
 ) -> pd.DataFrame:
-    """A row for each reading of each claim: its interval, verdict, and what would decide it.
+    """A row for each reading of each claim: its interval, verdict, and seeds to decide it.
 
     Args:
         claims: by id.
@@ -85,7 +85,7 @@ def judged(
 
 
 class Reading(NamedTuple):
-    """What was found of a claim in one reading.
+    """A claim in one reading, with its interval.
 
     Attributes:
         claim: its id.
@@ -102,7 +102,7 @@ class Reading(NamedTuple):
     pairs: int
 
 
-def told(readings: Iterable[Reading]) -> pd.DataFrame:
+def with_criteria(readings: Iterable[Reading]) -> pd.DataFrame:
     """The rows of :func:`judged`, each beside what its claim declares.
 
     Returns:
@@ -118,7 +118,7 @@ def told(readings: Iterable[Reading]) -> pd.DataFrame:
 
 
 def decided(rows: pd.DataFrame) -> pd.DataFrame:
-    """One verdict a claim over its readings, beside how many readings had which.
+    """One verdict a claim, and how many of its readings had each verdict.
 
     Args:
         rows: of :func:`judged`.

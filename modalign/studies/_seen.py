@@ -1,4 +1,4 @@
-"""Where the places of an encoder see what a scene of the world shows."""
+"""The part of a scene that each place of an encoder sees."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from modalign.data import shapes
 
 
 def as_seen(scene: shapes.Scene, resolution: int, distance: int) -> shapes.Scene:
-    """A scene moved by half a place, to where the places of a grid that fills the picture see it.
+    """A scene moved by half a place: cells of a grid over it show what an encoder's places see.
 
     The encoders' kernels are odd and padded alike on both sides, so that place i is centred on
     pixel i s, for places s pixels apart; in the grid its middle is at i s + (s - 1) / 2.

@@ -1,9 +1,9 @@
 """One resumable sweep for every study: runs in processes of their own, each kept as it ends.
 
-A run is a row's name and a setting, a dataclass with defaults for all and a ``seed``. What it finds
-is kept in a file of its own, with a checksum, in a dotted folder beside the table. A sweep that was
-killed goes on where it was, and loses no more than the runs that were under way. Those go on from
-their checkpoint where the work keeps one.
+A run is a row's name and a setting, a dataclass with defaults for all and a ``seed``. The results
+of each run are kept in a file, with a checksum, in a dotted folder beside the table. A sweep that
+was killed goes on where it was, and loses no more than the runs that were under way. Those go on
+from their checkpoint if the work keeps one.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def settings_of(
 def fixed_by(
     make: Callable[..., Seeded], grid: Mapping[str, Sequence[Any]], *varied: str
 ) -> dict[str, Any]:
-    """What is the same in all runs of a grid: all but the seed, and what it or ``varied`` names."""
+    """The parameters that all runs share: without the seed, and those of the grid or ``varied``."""
     single = {name: values[0] for name, values in grid.items() if len(values) == 1}
     changes = {"seed", *varied, *(grid.keys() - single.keys())}
     usual = dataclasses.asdict(make(**single))
@@ -83,15 +83,15 @@ def record(
 ) -> list[pd.DataFrame]:
     """Make every run that is not kept yet, and save the rows of all as one recorded table.
 
-    Its provenance has the ``parameters``, the ``commits`` that the runs were made at and the
-    ``places`` where (see :func:`modalign.records.place`), and the seconds of all runs added up.
+    Its provenance has the ``parameters``, the ``commits`` and the ``places`` of the runs (see
+    :func:`modalign.records.place`), and the seconds of all runs added up.
     Runs that an earlier call made at another commit, or with changes that were not committed, are
     used with a warning that names them.
 
     Args:
         work: a function of a module, from a :class:`Task` to tidy rows. Their ``attrs`` are kept
-            too: plain data, of which ``seconds`` stands for the time taken, where a run that was
-            taken up knows it better.
+            too, as plain data. Their ``seconds`` replace the time measured here, because a run
+            that went on from a checkpoint knows the time before it.
         tasks: (row, setting) pairs, each once.
         name: of the table, such as ``cka/map``.
         parameters: for :func:`modalign.records.save`.
@@ -104,7 +104,7 @@ def record(
         progress: show a bar.
 
     Returns:
-        The rows of each task, in order, with what is known of the run in ``attrs``.
+        The rows of each task, in order, with the record of the run in ``attrs``.
 
     Raises:
         RuntimeError: for a run that failed; it names the run and the error. Others stay kept.
@@ -148,13 +148,13 @@ def _commits(tables: Iterable[pd.DataFrame]) -> list[str]:
 
 
 def _places(tables: Iterable[pd.DataFrame]) -> list[str]:
-    # runs that were kept before this was written down say nothing
+    # older runs did not record it
     return sorted({table.attrs.get("place", "not recorded") for table in tables})
 
 
 def _warn_of_other_code(runs: pathlib.Path, kept: Sequence[pd.DataFrame]) -> None:
     now = records.commit()[0]
-    # of two that have changes, or no commit, nothing says that they are the same
+    # two versions with changes, or without a commit, may differ
     same = {now} if now and "+" not in now else set()
     if other := set(_commits(kept)) - same:
         warnings.warn(
@@ -165,7 +165,7 @@ def _warn_of_other_code(runs: pathlib.Path, kept: Sequence[pd.DataFrame]) -> Non
 
 
 def _part(runs: pathlib.Path, row: str, setting: Seeded) -> pathlib.Path:
-    """Where a run is kept: by what differs from the defaults, so that a new field renames none."""
+    """The file of a run, named by the fields that are not default: a new field renames no file."""
     name = "".join(letter if letter.isalnum() else "-" for letter in row)
     usual = dataclasses.asdict(type(setting)())
     given = {k: v for k, v in dataclasses.asdict(setting).items() if v != usual[k]}
@@ -183,7 +183,7 @@ def _make(task: tuple[pathlib.Path, str, Seeded], *, work: Work, shorter: Shorte
             _begin(checkpoint, row, shorter(setting))
         table = work(Task(row, setting, checkpoint))
     except Exception as error:
-        # not every error can be sent to another process, and none says which run it is of
+        # some errors cannot be sent to another process, and none names its run
         raise RuntimeError(f"run {row!r}, {setting}: {type(error).__name__}: {error}") from error
     about = {
         "seconds": time.perf_counter() - started,
@@ -199,11 +199,11 @@ def _make(task: tuple[pathlib.Path, str, Seeded], *, work: Work, shorter: Shorte
 
 
 def _begin(checkpoint: pathlib.Path, row: str, shorter: Iterable[Seeded]) -> None:
-    """Copy the checkpoint of the first setting that is finished, with what else lies beside it."""
+    """Copy the checkpoint of the first setting that is finished, and the files beside it."""
     for setting in shorter:
         part = _part(checkpoint.parent, row, setting)
         if _read(part, row, setting) is not None and part.with_suffix(".pt").exists():
-            # the checkpoint itself last: where it is, there is no beginning to copy
+            # the checkpoint itself last: once it is there, nothing is copied again
             for each in sorted(part.parent.glob(f"{part.stem}.pt*"), reverse=True):
                 target = each.with_name(each.name.replace(part.stem, checkpoint.stem))
                 scratch = target.with_name(f".{target.name}.part")
@@ -218,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(part: pathlib.Path, row: str, setting: Seeded) -> pd.DataFrame | None:
-    """What a finished run found, None where there is none of this setting."""
+    """The rows of a finished run; None if no run of this setting has finished."""
     if not part.exists():
         return None
     head, _, content = part.read_bytes().partition(b"\n")

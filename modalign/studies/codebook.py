@@ -45,12 +45,12 @@ class Setting:
         pairing: whose plan supervises a modality, the other's (``"crossed"``) or its own.
         features: whose features the plans come from.
         scale: multiply a plan by N, so that its rows are distributions.
-        transport: what the transport loss adds up, masses times ``"cost"`` or, as the paper's
+        transport: the transport loss adds up masses times ``"cost"`` or, as the paper's
             algorithm 1 prints it, ``"similarity"``; or ``"none"``.
         detach: take the plan as a constant; else gradients pass through IPOT.
         targets: ``"plan"``; ``"softmax"``, the teacher's own softmax, which nothing balances; or
-            ``"pairs"``, no codebook at all but the contrast of pairs, which is told what the
-            others have to find out.
+            ``"pairs"``, no codebook at all but the contrast of pairs, which is given the pairs
+            that the others have to find.
         parts: parts of a batch that have a plan each, as processes would.
         temperature: where the learned one starts.
         beta, outer: of IPOT.
@@ -272,7 +272,7 @@ def train(
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """What :func:`measure` finds after training."""
+    """The measures of :func:`measure` after training."""
     return measure(run.towers, run.held_out, run.setting)
 
 
@@ -283,7 +283,7 @@ def measure(towers: Towers, pairs: Mapping[str, Tensor], setting: Setting) -> di
     Returns:
         ``recall_at_1``: of images and texts, mean of both directions, in percent.
         ``usage``: codewords in use, the exponential of the entropy of which is nearest (1 to K).
-        ``cosine``: mean cosine of two images, 1 where all features are one.
+        ``cosine``: mean cosine of two images, 1 if all features are one.
         ``entries``: entries of a batch's plan that hold 99% of its mass, in percent of N + K - 1.
         ``temperature``: gamma.
     """

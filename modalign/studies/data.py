@@ -36,7 +36,7 @@ PAIRS = (("image", "text"), ("image", "audio"), ("audio", "text"))
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is learnt from, and how.
+    """The data that a model learns from, and its training.
 
     Attributes:
         dataset: ``"shapes"`` or ``"spoken-digits"``.
@@ -75,8 +75,8 @@ class Examples:
     Attributes:
         views: the inputs of the encoders, by ``modality.input``; row i of all belongs together.
         labels: (n,) the digit; None in the world, where no two scenes are the same.
-        truth: for each two modalities of the world, (n, n): 1 where a judge of truth, who knows
-            what both views tell, would let them pass as partners.
+        truth: for each two modalities of the world, (n, n): 1 if a judge of truth, who knows
+            the content of both views, would accept them as partners.
     """
 
     views: dict[str, Tensor]
@@ -115,8 +115,8 @@ def _world_views(samples: list[shapes.Sample], tokenizer: Any) -> dict[str, Tens
 
 
 def judge(samples: list[shapes.Sample]) -> dict[tuple[str, str], Tensor]:
-    """What a judge of truth lets pass: 1 where a text is true of a scene, or a scene looks as one
-    sounds (the same shapes, colours and sizes).
+    """The pairs that a judge of truth accepts: 1 if a text is true of a scene, or if a scene looks
+    as another sounds (the same shapes, colours and sizes).
 
     >>> drawn = [shapes.sample(0, i, max_objects=1) for i in range(3)]
     >>> judge(drawn)["image", "text"]
@@ -208,7 +208,7 @@ def views(batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def loss(model: JointEmbedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sum of the contrastive losses of the three pairs; two of one digit are no negatives."""
+    """The sum of the contrastive losses of the three pairs; two of one digit are not negatives."""
     pairs = model.losses(views(batch), same=batch.get("label"))
     named = {"-".join(pair): value for pair, value in pairs.items()}
     return {"loss": torch.stack(list(named.values())).sum(), **named}
@@ -256,8 +256,8 @@ def train(setting: Setting, *, device: str = "cpu", progress: bool = True) -> Ru
 def directions(z: Tensor) -> float:
     """How many directions embeddings (n, dim) use: (sum of variances)^2 / sum of their squares.
 
-    The participation ratio of the eigenvalues of their covariance: dim where all directions have
-    one variance, 1 where only one has any.
+    The participation ratio of the eigenvalues of their covariance: dim if all directions have
+    one variance, 1 if only one has any.
 
     Raises:
         ValueError: for fewer than 2 rows, and embeddings that are not finite or do not vary.

@@ -1,9 +1,9 @@
 """The chapter "Gradients": a toy with two losses, on which conflict can be counted and acted upon.
 
-A hidden vector is seen, heard and told: video, audio and text are three random views of it. One
-trunk reads all three. Two contrastive losses share its video side, video to audio and video to
-text, and a given share of the clips has the text of another clip. The claims c14 to c20 of the
-paper are decided on clips, in the chapter "VATT"; what is asked here is about the method alone.
+Video, audio and text are three random views of a hidden vector. One trunk reads all three. Two
+contrastive losses share its video side, video to audio and video to text, and a given share of the
+clips has the text of another clip. The claims c14 to c20 of the paper are decided on clips, in the
+chapter "VATT"; the questions here are about the method alone.
 
 Decided before any sweep ran. Every row has the same data, steps and seeds, and none was tuned; a
 seed draws the data, the weights and the order. The batch size was chosen so that some batches are
@@ -39,7 +39,7 @@ from modalign._checks import require_choice, require_positive
 from modalign.gradients import GradientCurriculum, harmonized_backward, sample_cosines
 from modalign.metrics import difference, retrieval, seed_interval
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, told
+from modalign.studies._claims import Claim, Reading, decided, with_criteria
 from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
 
@@ -53,7 +53,7 @@ class Setting:
     """One run.
 
     Attributes:
-        rule: what is done about conflict: nothing, realignment, the curriculum, both, or skips at
+        rule: the answer to conflict: nothing, realignment, the curriculum, both, or skips at
             random, at the rate at which the curriculum skipped in each epoch of the same run.
         granularity: of the decision, ``"batch"`` or ``"sample"``.
         start, end: gamma of the curriculum, which rises in a line over the whole run.
@@ -176,7 +176,7 @@ class Trimodal(nn.Module):
         self.leave = nn.ModuleDict({name: nn.Linear(hidden, dim) for name in MODALITIES})
 
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the trunk makes of each view, (N, hidden)."""
+        """The output of the trunk for each view, (N, hidden)."""
         return {name: self.trunk(self.enter[name](batch[name])) for name in MODALITIES}
 
     def embed(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ class Trimodal(nn.Module):
         }
 
     def shared(self) -> list[nn.Parameter]:
-        """What both losses reach through the video."""
+        """The parameters that both losses reach through the video."""
         return [*self.enter["video"].parameters(), *self.trunk.parameters()]
 
 
@@ -297,7 +297,7 @@ def train(setting: Setting) -> Run:
 
 
 def curriculum_of(setting: Setting) -> GradientCurriculum | None:
-    """What decides which batches or samples a run keeps."""
+    """The rule that decides which batches or samples a run keeps."""
     if setting.rule in ("curriculum", "both"):
         return GradientCurriculum(setting.start, setting.end, steps=setting.steps)
     if setting.rule == "random":
@@ -448,27 +448,27 @@ SHOWN = ["claim", "contrast", "smallest", "mean", "low", "high", "verdict"]
 
 def averaging_claims(table: pd.DataFrame) -> pd.DataFrame:
     """The contrast of sizes and the proxy's correlation, with interval and verdict, row by row."""
-    rows = told(_averaging_readings(table))
+    rows = with_criteria(_averaging_readings(table))
     return rows.assign(contrast=rows.reading)[SHOWN]
 
 
 def rule_claims(table: pd.DataFrame) -> pd.DataFrame:
     """The paired difference of each contrast in R@1, with interval and verdict."""
-    return told(_rule_readings(table))[SHOWN]
+    return with_criteria(_rule_readings(table))[SHOWN]
 
 
 def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """What the recorded tables say of every claim of the toy, in each of its readings.
+    """The verdicts of the recorded tables on every claim of the toy, in each of its readings.
 
     Args:
         folder: results folder; the book's by default.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`.
+        The rows of :func:`modalign.studies._claims.with_criteria`.
     """
     found = _averaging_readings(records.load("gradients/averaging", folder=folder))
     rules = _rule_readings(records.load("gradients/rules", folder=folder))
-    return told([*found, *rules])
+    return with_criteria([*found, *rules])
 
 
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 Each study declares its claims and reads its tables; here they stand side by side, one row an id. A
 claim of which a study decides several parts or readings has one verdict over all of them, by
-:func:`modalign.metrics.of_readings`. What is exploratory never changes the verdict of a claim that
-was also decided as planned; a claim that has nothing else is marked.
+:func:`modalign.metrics.of_readings`. An exploratory reading never changes the verdict of a claim
+that was also decided as planned; a claim that has no other readings is marked.
 """
 
 import importlib
@@ -36,8 +36,8 @@ class Entry(NamedTuple):
         says: the statement.
         printed: the paper's value.
         where: section, table or figure of the paper.
-        chapter: the page that decides it, and a label on it where there is one.
-        needs: what testing it would take, where it is not testable here.
+        chapter: the page that decides it, and a label on it if there is one.
+        needs: what testing it would take, if it is not testable here.
     """
 
     paper: str
@@ -287,7 +287,7 @@ STUDIES = {
     "codis.recording": "readings",
     "neumatch.claims": "every_reading",
 }
-"""Modules of :mod:`modalign.studies` that decide claims of the papers, and what reads them."""
+"""Modules of :mod:`modalign.studies` that decide claims of the papers, and their readers."""
 
 
 COLUMNS = [
@@ -315,15 +315,15 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     for name, read in STUDIES.items():
         rows = getattr(importlib.import_module(f"modalign.studies.{name}"), read)(folder)
         found.append(rows.assign(id=[_id(str(claim)) for claim in rows["claim"]])[COLUMNS])
-    told = pd.concat(found, ignore_index=True)
-    told = told[told["id"] != ""]
-    if unknown := sorted(set(told["id"]) - set(CLAIMS)):
+    table = pd.concat(found, ignore_index=True)
+    table = table[table["id"] != ""]
+    if unknown := sorted(set(table["id"]) - set(CLAIMS)):
         raise KeyError(f"claims: {', '.join(unknown)} stand in no paper of the ledger")
-    return told.reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def _id(claim: str) -> str:
-    """``c12`` of ``c12b``; nothing of what is no claim of a paper.
+    """``c12`` of ``c12b``; an empty text for anything but a claim of a paper.
 
     >>> _id("c12b"), _id("Table 2")
     ('c12', '')
@@ -333,7 +333,7 @@ def _id(claim: str) -> str:
 
 
 def is_invariant(*, seed: int = 0) -> float:
-    """How much CKA changes at most where one side is turned and scaled (c5)."""
+    """How much CKA changes at most when one side is turned and scaled (c5)."""
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(40, d, generator=generator, dtype=torch.float64) for d in (6, 5))
     turn = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
@@ -358,10 +358,10 @@ def ledger(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         undecided), ``hours`` (what they would cost, by :func:`hours_to_decide`), ``tables`` and
         ``chapter``.
     """
-    told = readings(folder)
+    every = readings(folder)
     rows = []
     for name, entry in CLAIMS.items():
-        part = told[told["id"] == name]
+        part = every[every["id"] == name]
         planned = part[~part["exploratory"].astype(bool)]
         own = planned if len(planned) else part
         rows.append(
@@ -424,7 +424,7 @@ def _value(own: pd.DataFrame) -> str:
 
 
 def _without_table(name: str, entry: Entry) -> dict[str, Any]:
-    """Of c5, which is an identity; and of what cannot be tested here."""
+    """The verdict on c5, which is an identity, and on claims that cannot be tested here."""
     nothing = {"pairs": None, "seeds": None, "hours": None, "tables": ""}
     if name == "c5":
         changed = is_invariant()
@@ -447,7 +447,7 @@ def of_paper(table: pd.DataFrame, paper: str) -> pd.DataFrame:
     """The rows of one paper; a claim of two papers belongs to both.
 
     Raises:
-        ValueError: for a paper that is none of :data:`PAPERS`.
+        ValueError: for a paper that is not one of :data:`PAPERS`.
     """
     require_choice(paper, tuple(PAPERS), "paper")
     return table[[paper in each.split(", ") for each in table["paper"]]].reset_index(drop=True)

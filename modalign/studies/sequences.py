@@ -1,13 +1,13 @@
 """Two modalities that learn at different pace and scale: the experiments of "Pace and scale".
 
-A label depends on what a clip and a text say together; neither tells it alone. Two small
+A label depends on a clip and a text together; neither determines it alone. Two small
 networks read one modality each, and one linear layer reads both. ``"towers"`` are given one
 vector of each modality, and the clip's features may come in another unit, so that the gradients
 of its network are smaller. ``"sequences"`` are given padded sequences, read by LSTMs with and
 without normalisation.
 
 :func:`train` has a loop of its own and not :func:`modalign.training.fit`: it measures each step by
-the weights before it and after it, which ``fit`` shows to nobody.
+the weights before it and after it, which ``fit`` does not show.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Data(NamedTuple):
 def sample(
     n: int, *, seed: int, steps: tuple[int, int] = (12, 6), dim: int = 32, latent: int = 6
 ) -> Data:
-    """Draw n pairs of sequences whose label, of four, is told by both modalities together.
+    """Draw n pairs of sequences whose label, of four, depends on both modalities together.
 
     A step is a noisy, bent view of its sequence's latent vector, with a mean that is not zero, as
     features after a ReLU have. Sequences have a quarter of the steps to all of them.
@@ -183,7 +183,7 @@ class Tower(nn.Module):
 
 
 class Pair(nn.Module):
-    """Two readers and the layer that hears both."""
+    """Two readers and the layer that reads their outputs."""
 
     def __init__(self, setting: Setting, dim: int = 32, width: int = 16) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def rows(data: Data, index: Tensor | slice) -> Data:
 
 @torch.no_grad()
 def accuracy(network: Pair, data: Data, *, shuffled: str | None = None) -> float:
-    """Share of right labels; with one modality taken from other examples, what the other tells."""
+    """Share of right labels; with one modality ``shuffled``, of those that the other one gives."""
     if shuffled:
         columns = {
             name: getattr(data, name).roll(1, 0) for name in (shuffled, f"{shuffled}_lengths")
@@ -237,7 +237,7 @@ def _norm(tensors: list[Tensor]) -> float:
 
 @torch.no_grad()
 def _sizes(name: str, ws: list[Tensor], before: list[Tensor]) -> dict[str, float]:
-    """|w| / |gradient|, undefined where that is 0, and |step| / |w|."""
+    """|w| / |gradient|, undefined if that is 0, and |step| / |w|."""
     norm, gradient = _norm(before), _norm([w.grad for w in ws if w.grad is not None])
     return {
         f"ratio_{name}": norm / gradient if gradient else float("nan"),
@@ -268,7 +268,7 @@ def train(setting: Setting) -> pd.DataFrame:
         (``|step| / |w|``) of its network; and the statistics of the outputs of LSTMs.
 
     Raises:
-        DivergenceError: where the loss is no longer finite.
+        DivergenceError: if the loss is no longer finite.
 
     >>> history = train(Setting(examples=64, epochs=2))
     >>> history.epoch.tolist()
@@ -385,7 +385,7 @@ FAIR_SEEDS = range(10, 18)
 
 
 class Contrast(NamedTuple):
-    """Two groups of runs, and what the paper says of them; see :data:`CONTRASTS`."""
+    """Two groups of runs, and the paper's statement on them; see :data:`CONTRASTS`."""
 
     claim: str
     says: str
@@ -508,7 +508,7 @@ CONTRASTS: tuple[Contrast, ...] = (
         for name in MODALITIES
     ),
 )
-"""What the paper says of the ingredients, in this small world.
+"""The paper's statements on the ingredients, in this small world.
 
 Each contrast was declared, with its smallest effect of interest, before the sweeps ``fair-pace``
 and ``fair-norms`` ran: test accuracy as a share (the paper's differences); ``in step`` is minus
@@ -569,7 +569,7 @@ def readings(folder: str | pathlib.Path | None = None, *, first: bool = False) -
         first: read the older one in any case.
 
     Returns:
-        The rows of :func:`claims`, with ``fair``, ``table``, and ``budget``, what both sides got.
+        The rows of :func:`claims`, with ``fair``, ``table``, and the ``budget`` of both sides.
     """
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     found = []
@@ -622,7 +622,7 @@ def settings(name: str, seeds: Iterable[int]) -> list[Setting]:
 
 
 def _last(task: Task) -> pd.DataFrame:
-    """The last epoch of a run; of one that diverges only that its rate is not to be chosen."""
+    """The last epoch of a run; one that diverges has a score that is never chosen."""
     try:
         found = last(task.setting)
     except DivergenceError as error:

@@ -65,9 +65,9 @@ DAMAGED = {
     "linked": "is a link",
     "outside": "leads out of it",
     "bomb": "clear its outputs",
-    "no zip": "is no zip that can be read",
+    "no zip": "is not a zip that can be read",
     "two": "2 notebooks, and one is to be marked",
-    "pipe": "is no file",
+    "pipe": "is not a file",
 }
 
 

@@ -103,7 +103,7 @@ SHEETS = {
     "no check": (('check("centred"', 'check("alignment"'), "centred has no hidden check: add one"),
     "a check of no task": (
         ('check("centred", 2', 'check("centered", 2'),
-        "a check of centered, which is no task",
+        "a check of centered, which is not a task",
     ),
     "a text as code": (("(5, 2)", "5"), "why: give minutes and marks of a task in words"),
 }

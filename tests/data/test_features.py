@@ -183,7 +183,7 @@ def test_matrices_of_other_folders_are_not_read(tmp_path):
         with pytest.raises(ValueError, match="no features of"):
             file[key]
     for key in ("\0", "\ud800"):
-        with pytest.raises(ValueError, match="is no name of a file"):
+        with pytest.raises(ValueError, match="is not the name of a file"):
             file[key]
 
 

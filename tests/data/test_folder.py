@@ -281,7 +281,7 @@ def test_the_readme_of_a_repository_says_what_is_which_split(folder):
     text(
         folder / "README.md", f"---\nconfigs:\n- config_name: words\n  data_files:\n{files}\n---\n"
     )
-    with pytest.warns(UserWarning, match="2 left out, being no table: README.md, x/three.csv"):
+    with pytest.warns(UserWarning, match="2 left out, not of kind table: README.md, x/three.csv"):
         rows = data.load(f"hub:{folder}")
     assert (rows["text"], rows["split"]) == (["two", "one"], ["train", "test"])
     with pytest.raises(ValueError, match="config: expected one of words, got 'other'"):
@@ -299,7 +299,7 @@ def test_every_file_is_read_or_named(folder):
         text(folder / name, '{"text": "x"}\n' if name.endswith("l") else "text\nx\n")
     for name in (".hidden.csv", ".git/config", "README.md", "deep/notes.docx"):
         text(folder / name, "text\ny\n")
-    with pytest.warns(UserWarning, match="4 left out, being no table: .*deep/notes.docx") as caught:
+    with pytest.warns(UserWarning, match="4 left out, not of kind table: .*notes.docx") as caught:
         rows = data.load(f"hub:{folder}")
     assert rows["text"] == ["x"] * 3
     assert all(name in str(caught[0].message) for name in (".git", ".hidden.csv", "README.md"))
@@ -310,7 +310,7 @@ def test_what_is_no_file_is_not_waited_for(folder):
     text(folder / "a.csv", "text\nx\n")
     os.mkfifo(folder / "b.csv")
     (folder / "c.csv").symlink_to(folder / "nowhere")
-    with pytest.warns(UserWarning, match="2 left out, being no table: b.csv, c.csv"):
+    with pytest.warns(UserWarning, match="2 left out, not of kind table: b.csv, c.csv"):
         assert data.load(f"hub:{folder}").num_rows == 1
 
 
@@ -355,7 +355,7 @@ def test_a_table_tells_about_files(folder, kind):
         ("b.png", "no image .*b.png"),
         ("x" * 5000, "no image "),
         ("", "expected a column file_name"),
-        ("a\0.png", ".*no name of a file"),
+        ("a\0.png", ".*not the name of a file"),
     ],
 )
 def test_a_table_names_files_of_its_folder_only(folder, name, problem):

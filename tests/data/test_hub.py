@@ -38,7 +38,7 @@ def test_splits_are_mapped_and_a_missing_one_is_named(table):
         data.load(f"hub:{table}", "validation")
     with pytest.raises(ValueError, match="splits: expected one of train, .* 'dev'"):
         data.load(f"hub:{table}", splits={"validation": "dev"})
-    with pytest.raises(ValueError, match="splits: two of theirs would be one of ours"):
+    with pytest.raises(ValueError, match="splits: two of the set.s splits would have one name"):
         data.load(f"hub:{table}", splits={"test": "train"})
     with pytest.raises(ValueError, match="split: .*got 'tset'; did you mean 'test'"):
         data.load(f"hub:{table}", "tset")

@@ -39,12 +39,12 @@ def test_a_split_that_a_set_lacks_is_refused_with_those_it_has():
 def test_an_unknown_option_is_refused_with_the_closest():
     with pytest.raises(ValueError, match="spoken-digits: option: .*'sed'; did you mean 'seed'"):
         data.load("spoken-digits", sed=1)
-    with pytest.raises(ValueError, match="digits: takes no option of its own, got 'seed'"):
+    with pytest.raises(ValueError, match="digits: takes no options, got 'seed'"):
         data.load("digits", seed=1)
 
 
 def test_a_folder_for_a_set_without_files_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="digits: folder: it reads no folder"):
+    with pytest.raises(ValueError, match="digits: folder: the set reads no folder"):
         data.load("digits", folder=tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_the_check_refuses_what_load_refuses():
     for wrong in (("digit",), ("digits", "tset")):
         with pytest.raises(ValueError, match="did you mean"):
             data.check(*wrong)
-    with pytest.raises(ValueError, match="takes no option of its own, got 'seed'"):
+    with pytest.raises(ValueError, match="takes no options, got 'seed'"):
         data.check("digits", seed=1)
     with pytest.raises(FileNotFoundError, match="no folder no/such; .*download=True"):
         data.check("hub:no/such")

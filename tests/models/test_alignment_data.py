@@ -118,7 +118,7 @@ BAD = [
     ({"clips": NAN}, "video 0007, clip 1: expected finite features"),
     ({"snippets": torch.tensor([[1.0], [torch.inf]])}, "video 0007, snippet 1: expected finite"),
     ({"clip_snippet": [0, 1]}, "video 0007: 2 matches for 3 clips"),
-    ({"clip_snippet": [0, -1, 2]}, "video 0007, clip 2: snippet 2 is none of the 2"),
+    ({"clip_snippet": [0, -1, 2]}, "video 0007, clip 2: snippet 2 is not one of the 2"),
     ({"clip_snippet": [1, -1, 0]}, "video 0007, clip 2: belongs to snippet 0, and one before"),
     ({"clip_times": np.array([[0, 5], [4, 9], [9, 10]])},
      "video 0007, clip 1: starts at 4, before the last ends at 5"),

@@ -146,7 +146,7 @@ def test_pooled_without_pooler_is_the_mean_of_unpadded_states():
     assert pooled(Bare(), x=x).equal(x.mean(1))
     assert pooled(Bare(), x=x, attention_mask=mask).equal(x[:, :2].mean(1))
     with pytest.raises(
-        ValueError, match="attention_mask: expected a step that is no padding, row 0"
+        ValueError, match="attention_mask: expected a step that is not padding, row 0"
     ):
         pooled(Bare(), x=x, attention_mask=mask * 0)
     with pytest.raises(ValueError, match=r"attention_mask: expected \(1, 3\).*Bare.*\(1, 2\)"):
@@ -245,7 +245,7 @@ def test_a_mask_may_be_of_bools():
                 "input_values": torch.rand(2, 9),
                 "attention_mask": torch.tensor([[0], [1]]).expand(2, 9),
             },
-            "attention_mask: expected a step that is no padding, row 0",
+            "attention_mask: expected a step that is not padding, row 0",
         ),
         (
             AudioEncoder,

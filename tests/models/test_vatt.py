@@ -349,7 +349,7 @@ def test_a_batch_without_any_sound_or_text_has_no_cosine(missing):
 def test_a_batch_that_lacks_a_column_is_told_how_to_say_so():
     batch = triplets()
     del batch["audio"]
-    with pytest.raises(ValueError, match="batch: expected video, audio, .*; where a row has no"):
+    with pytest.raises(ValueError, match="batch: expected video, audio, .*; if a row has no"):
         Vatt(small()).losses(batch)
 
 

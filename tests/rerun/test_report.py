@@ -207,10 +207,10 @@ def test_a_run_that_lacks_a_value_is_named_and_its_level_has_no_mean(tmp_path, w
     assert means["loss"].tolist() == [2.0, 2.0]
     assert means.sort_index().drop("loss").isna().tolist() == [True, True, True, True, False, True]
     said = "\n".join(found.remarks)
-    assert "acc is no number in 2 runs (made-1-0.1, made-1-0.2): what contains them" in said
-    assert "odd is no number in 1 run (made-1-0.2)" in said
+    assert "acc is not a number in 2 runs (made-1-0.1, made-1-0.2): levels with them" in said
+    assert "odd is not a number in 1 run (made-1-0.2)" in said
     assert "odd is not finite in 1 run" in said
-    assert "late is no number in 2 runs (made-2-0.1, made-2-0.2)" in said
+    assert "late is not a number in 2 runs (made-2-0.1, made-2-0.2)" in said
     assert found.table["acc"].isna().sum() == 2
     assert "diverged" in set(found.table["odd"])
     assert pd.read_parquet(found.write() / "runs.parquet")["odd"].tolist()[-1] == "0.5"

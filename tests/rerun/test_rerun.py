@@ -233,7 +233,7 @@ def test_a_chapter_that_is_no_notebook_is_named_in_a_line(tiny_book, capsys, con
     assert cli.main(command) == 1
     said = capsys.readouterr().err
     assert said.startswith("modalign: ")
-    assert "notebooks/tiny.ipynb: no notebook: " in said
+    assert "notebooks/tiny.ipynb: not a notebook: " in said
     assert said.count("\n") == 1
 
 

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from modalign.metrics import Interval
-from modalign.studies._claims import Claim, Reading, decided, judged, told, verdict
+from modalign.studies._claims import Claim, Reading, decided, judged, verdict, with_criteria
 
 CLAIM = Claim("a beats b", "1.0, Table 1", "recall", "a minus b", "the same", 1.0, "toy/table")
 GAIN, SAME = CLAIM._replace(denies="gain"), CLAIM._replace(denies="difference")
@@ -52,7 +52,7 @@ def test_a_reading_is_told_with_what_its_claim_declares():
     other = SAME._replace(smallest=2.0, table="toy/other")
     found = [Interval(0.5, -1, 2), Interval(0, -0.1, 0.1)]
     readings = [Reading("c1", "one", CLAIM, found[0], 5), Reading("c1", "two", other, found[1], 6)]
-    rows = told(readings)
+    rows = with_criteria(readings)
     each = [judged({"c1": claim}, [("c1", *rest)]) for _, claim, *rest in (
         (r.claim, r.declared, r.name, r.found, r.pairs) for r in readings)]  # fmt: skip
     expected = pd.concat(each, ignore_index=True)

@@ -1,4 +1,4 @@
-"""What runs on the student's side: PyTorch, and nothing else of the package.
+"""The student's side: PyTorch, and nothing else of the package.
 
 A process of its own reads these files by their bare names; see ``worker.py``.
 """

@@ -24,7 +24,7 @@ RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 4, 22, 38, 24
 
 # by architecture: its number in a filter, and those of the calls that are refused (x86-64 and Arm;
-# None where it has no such call)
+# None if it has no such call)
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 REFUSED: dict[str, tuple[int | None, ...]] = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
@@ -94,7 +94,7 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def _address_space() -> int:
-    """What this process has mapped, to a MiB: the least limit under which it gets one page more.
+    """The memory that this process has mapped, to a MiB: the least limit that allows one page more.
 
     A sandbox may have no /proc that would say it.
     """
@@ -115,11 +115,11 @@ def confine(readable: Sequence[str] | None, listable: Sequence[str] = ()) -> Non
     """Keep from this process all but computing, and reading what is named.
 
     Args:
-        readable: files and folders that may be read; None where something else confines files.
+        readable: files and folders that may be read; None if something else confines files.
         listable: folders whose names may be listed, and whose files are not to be read.
 
     Raises:
-        CannotConfine: where the system has not what it takes.
+        CannotConfine: if the system lacks what this needs.
     """
     _check(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _drop_capabilities()
@@ -138,7 +138,7 @@ def _check(result: int, what: str) -> int:
 def _drop_capabilities() -> None:
     """Those of root too, which could raise limits again."""
     for capability in range(64):
-        LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused to whoever has none
+        LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused to a process without any
     number = {"x86_64": 126, "aarch64": 91}[platform.machine()]
     header = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
     _check(LIBC.syscall(number, header, ctypes.create_string_buffer(24)), "capset")
@@ -178,7 +178,7 @@ def _refuse_calls() -> None:
         return struct.pack("HBBI", code, yes, no, value)
 
     def where(number: int | None, argument: int, test: int, value: int, yes: int) -> list[bytes]:
-        """For one call: an answer where its argument passes a test, else the opposite."""
+        """For one call: an answer if its argument passes a test, else the opposite."""
         no = allow if yes == refuse else refuse
         return [] if number is None else [
             step(equal, number, 0, 4), step(load, 16 + 8 * argument),

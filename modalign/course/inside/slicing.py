@@ -20,7 +20,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 class Statement(NamedTuple):
-    """One statement of a cell: what it binds, what it uses, and what it changes in place."""
+    """One statement of a cell: the names that it binds, uses, and changes in place."""
 
     cell: int
     node: ast.stmt
@@ -34,7 +34,7 @@ class Statement(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """What is to run, what could not be read (cell and line), and what each name rests on."""
+    """Statements to run, those not readable (cell and line), and the names each name rests on."""
 
     statements: list[Statement]
     unread: list[tuple[int, int]]
@@ -118,7 +118,7 @@ def _continued(text: str) -> set[int]:
             if token.type == tokenize.STRING:
                 inside.update(range(token.start[0] + 1, token.end[0] + 1))
     except (tokenize.TokenError, SyntaxError, IndentationError):
-        pass  # what follows is not Python: what was found until here counts
+        pass  # the rest is not Python: the lines up to here count
     return inside
 
 
@@ -140,14 +140,14 @@ def _statement(cell: int, node: ast.stmt) -> Statement:
 
 
 def _globals_within(table: symtable.SymbolTable) -> set[str]:
-    """What functions, classes and comprehensions take from the top level."""
+    """The names that functions, classes and comprehensions take from the top level."""
     inner = table.get_children()
     own = {name.get_name() for each in inner for name in each.get_symbols() if name.is_global()}
     return own.union(*map(_globals_within, inner))
 
 
 def _at_top(node: ast.AST) -> Iterator[ast.AST]:
-    """A statement and what it holds, short of the insides of functions and classes."""
+    """A statement and its parts, without the insides of functions and classes."""
     yield node
     if not isinstance(node, (*SCOPES, ast.Lambda)):
         for each in ast.iter_child_nodes(node):

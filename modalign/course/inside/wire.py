@@ -31,11 +31,11 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Unsendable(ValueError):
-    """A value that is no data, or too large."""
+    """A value that is not data, or too large."""
 
 
 class Malformed(ValueError):
-    """Bytes that are no message of ours."""
+    """Bytes that are not a message of this module."""
 
 
 class Lost(RuntimeError):
@@ -52,7 +52,7 @@ def encode(value: Any) -> bytes:
     """A value as one message.
 
     Raises:
-        Unsendable: for what is no number, text, list, tuple, dictionary, array or tensor of them,
+        Unsendable: for anything but numbers, texts, lists, tuples, dictionaries, arrays, tensors,
             and for more than ``LARGEST`` bytes.
 
     >>> decode(encode({"a": (1, [2.5, None])}))
@@ -70,7 +70,7 @@ def encode(value: Any) -> bytes:
 
 
 def _tree(value: Any, blobs: list[bytes]) -> Any:
-    """What JSON holds of a value: a list is a list, and all else that is not plain has its tag."""
+    """A value in JSON: a list is a list, and any other value that is not plain has its tag."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
@@ -90,7 +90,7 @@ def _tree(value: Any, blobs: list[bytes]) -> Any:
     if isinstance(value, np.ndarray | np.generic) and str(value.dtype) in DTYPES:
         _add(np.ascontiguousarray(value).tobytes(), blobs)
         return {"array": [str(value.dtype), list(value.shape), len(blobs[-1]), False]}
-    raise Unsendable(f"{kind.__name__}, which is no data")
+    raise Unsendable(f"{kind.__name__}, which is not data")
 
 
 def _add(blob: bytes, blobs: list[bytes]) -> None:
@@ -164,7 +164,7 @@ def send(link: socket.socket, value: Any) -> None:
 
     Raises:
         Unsendable: as ``encode``; nothing is sent then.
-        Lost: where the other side is gone or does not read.
+        Lost: if the other side is gone or does not read.
     """
     message = encode(value)
     try:
@@ -177,8 +177,8 @@ def receive(link: socket.socket, seconds: float | None = None) -> Any:
     """Wait for a value.
 
     Raises:
-        Malformed: for anything but a message of ours.
-        Lost: where the other side is gone, or says nothing whole within the time.
+        Malformed: for anything but a message of this module.
+        Lost: if the other side is gone, or says nothing whole within the time.
     """
     until = None if seconds is None else time.monotonic() + seconds
     head = _exactly(link, HEAD.size, until)

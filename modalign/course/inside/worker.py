@@ -39,7 +39,7 @@ ORDER = struct.Struct(">4sq")
 def serve(control: socket.socket, settings: dict[str, Any]) -> None:
     """Fork and end children as ordered, until the marker is gone."""
     children: set[int] = set()
-    gc.freeze()  # what all children share is not touched again
+    gc.freeze()  # the memory that all children share is not touched again
     try:
         while True:
             order, handles, _, _ = socket.recv_fds(control, ORDER.size, 1)
@@ -118,7 +118,7 @@ class Submission:
         skip: list[int],
         replaced: dict[str, str],
     ) -> dict[str, Any]:
-        """Run what the wanted names rest on; a statement that fails is left out and named."""
+        """Run the statements that the wanted names rest on; leave out and name those that fail."""
         found = slicing.sliced(cells, wanted, replaced)
         module = types.ModuleType("__main__")  # a dataclass looks its module up
         module.__dict__.update(self.names)
@@ -143,9 +143,9 @@ class Submission:
     def call(
         self, on: Any, path: list[str], args: list[Any], kwargs: dict[str, Any], returns: str
     ) -> Any:
-        """Call what a name or a number and a path lead to.
+        """Call the object that a name or a number and a path lead to.
 
-        ``returns`` says what of it: its value, its number, its gradients, or the arguments after.
+        ``returns`` says the answer: its value, its number, its gradients, or the arguments after.
         """
         args, kwargs = self._resolved(args), self._resolved(kwargs)
         along = kwargs.pop("along", None) if returns == "gradients" else None
@@ -164,7 +164,7 @@ class Submission:
         setattr(self._find(on, path[:-1]), path[-1], self._resolved(value))
 
     def define(self, value: Any, source: str | None = None) -> Any:
-        """Keep a value here, or what a source of the marker's defines under a name."""
+        """Keep a value here, or the object that a source of the marker's defines under a name."""
         if source is None:
             return self._kept(self._resolved(value))
         held: dict[str, Any] = {"torch": torch}

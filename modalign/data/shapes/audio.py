@@ -10,7 +10,7 @@ t of the clip from 0 to 1, and the gain g of its size (:data:`GAINS`). The sum o
 within -1 and 1. Positions are not heard.
 
 Fundamentals are 10 Hz times different primes above 6, so that no two of all their harmonics
-coincide: where no two objects share a shape, the spectrum at the harmonics of each gives its
+coincide: if no two objects share a shape, the spectrum at the harmonics of each gives its
 colour, and what surrounds these in time its motion and its size. Objects of one shape add up.
 """
 

@@ -153,7 +153,7 @@ class Triple:
 
     Attributes:
         scene: which both are about.
-        premise: a text, or None where the premise is the picture of the scene.
+        premise: a text, or None if the premise is the picture of the scene.
         parts: the objects as the premise describes them, in the order of the scene.
         hypothesis: the text to be judged.
         claim: what it says.
@@ -169,7 +169,7 @@ class Triple:
 
 
 def judge(claim: Exists | Count, parts: tuple[Description, ...]) -> Label:
-    """What is known about a claim where each object is known in part, and there are no others.
+    """The label of a claim if each object is known in part, and there are no other objects.
 
     Attributes left open may have any value, independently, so that every number between the
     objects that must fit and those that may fit is possible.
@@ -197,9 +197,9 @@ def entailment(scene: Scene, label: Label, *, premise: Premise = "text") -> Trip
     label. The hypothesis is made from the scene with some things changed, and the label is
     worked out by :func:`judge`.
 
-    Where the premise is the picture, what is open is how things move. Motion of things that are
-    not there is a contradiction, so that words of motion are no proof of a neutral hypothesis;
-    but they are never entailed.
+    If the premise is the picture, only motion is open. Motion of things that are not there is a
+    contradiction, so that words of motion do not prove a neutral hypothesis; but they are never
+    entailed.
 
     Args:
         scene: with one object or more; its seed, index and split choose the wording.
@@ -232,7 +232,7 @@ def entailment(scene: Scene, label: Label, *, premise: Premise = "text") -> Trip
 
 
 def _describe_in_part(scene: Scene, rng: np.random.Generator) -> tuple[Description, ...]:
-    """Each object blurred, one of them at least losing something."""
+    """Each object with some attributes left open; at least one object loses one."""
     while True:
         full = [Description.of(o) for o in scene.objects]
         parts = tuple(description.blurred(rng) for description in full)

@@ -1,7 +1,7 @@
 """Questions with five answers about a picture and a story that comes with it.
 
-The story says who made the picture, and who likes which of its objects. Names are only in the
-story, and the objects, but for the attributes that the story uses, only in the picture.
+The story says who made the picture, and who likes which of its objects. Names stand only in the
+story. The objects stand only in the picture, except for the attributes that the story uses.
 """
 
 import dataclasses
@@ -78,13 +78,13 @@ def questions(scene: Scene, n: int = 5, *, text_bias: float = 0.3) -> list[Quest
         scene: what the picture shows; its seed, index and split choose story and questions.
         n: number of questions.
         text_bias: the chance that a question can be answered from the story alone. The others
-            need the picture, and half of them the story as well, where the scene allows it.
+            need the picture, and half of them the story as well, if the scene allows it.
 
     Returns:
         The questions. The first k of n are those that ``n=k`` returns.
 
     Raises:
-        ValueError: where n is below 1, or the bias is not a probability.
+        ValueError: if n is below 1, or the bias is not a probability.
 
     >>> from modalign.data.shapes import sample_scene
     >>> asked = questions(sample_scene(0, 2), 1)[0]
@@ -187,21 +187,21 @@ def _attribute(scene: Scene, story: Story, rng: np.random.Generator) -> _Draft |
 
 
 def _open(scene: Scene, story: Story, what: Description) -> list[Asks]:
-    """Which of colour and shape neither a description nor the story says of the object it fits."""
-    same = [told for _, told in story.likes if told.matches(scene) == what.matches(scene)]
+    """Colour and shape, if neither the description nor the story gives them."""
+    same = [liked for _, liked in story.likes if liked.matches(scene) == what.matches(scene)]
     said = {key for description in (what, *same) for key in description.known}
     asked: tuple[Asks, ...] = ("colour", "shape")
     return [asks for asks in asked if asks not in said]
 
 
 def _number(scene: Scene, story: Story, rng: np.random.Generator) -> _Draft | None:
-    """How many there are; unless the story tells by calling one of them "the" such thing."""
+    """How many there are, unless the story gives it away by its word "the"."""
     if scene.objects and rng.random() < 0.8:
         full = Description.of(scene.objects[int(rng.integers(len(scene.objects)))])
     else:
         full = anything(rng)
     what = full.blurred(rng)
-    if any(told.known.items() <= what.known.items() for _, told in story.likes):
+    if any(liked.known.items() <= what.known.items() for _, liked in story.likes):
         return None
     number = _NUMBERS[len(what.matches(scene))]
     return f"how many {name(what, rng, plural=True)} are there?", "number", number, what

@@ -27,8 +27,8 @@ class Pictures:
     Attributes:
         images: (B, R, R, 3), uint8, red, green, blue.
         owners: (B, R, R), uint8: which object is seen in a pixel: 0 for the background, and k + 1
-            for ``objects[k]``, if half of the pixel or more is its, and none is in front.
-        boxes: (B, K, 4), int32: left, top, right and bottom of what is seen of each object, in
+            for ``objects[k]``, if it covers half of the pixel or more, and none is in front.
+        boxes: (B, K, 4), int32: left, top, right and bottom of each object's visible part, in
             pixels, right and bottom excluded; zeros for an object that is hidden or not there.
     """
 
@@ -38,7 +38,7 @@ class Pictures:
 
     @property
     def masks(self) -> Bool[np.ndarray, "b k r r"]:
-        """What is seen of each object: (B, K, R, R), computed on each call."""
+        """The visible part of each object: (B, K, R, R), computed on each call."""
         k = np.arange(1, self.boxes.shape[1] + 1, dtype=np.uint8)
         return self.owners[:, None] == k[:, None, None]
 
@@ -61,7 +61,7 @@ def render_images(scenes: Sequence[Scene], resolution: int = 64) -> Pictures:
 
     Raises:
         ValueError: for a resolution below 8.
-        TypeError: where an argument is of another type.
+        TypeError: if an argument is of another type.
 
     >>> from modalign.data.shapes import sample_scene
     >>> pictures = render_images([sample_scene(0, i) for i in range(3)])

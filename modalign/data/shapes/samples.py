@@ -19,10 +19,10 @@ class Sample:
         scene: what is seen.
         text: one caption.
         claim: what it says.
-        text_source: ``"own"``; ``"other"`` where it was made for another scene and is false of
-            this one; ``"absent"`` where it also names something that is not there.
+        text_source: ``"own"``; ``"other"`` if it was made for another scene and is false of
+            this one; ``"absent"`` if it also names something that is not there.
         audio_scene: what is heard.
-        audio_source: ``"own"``, or ``"other"`` where another scene is heard, which sounds
+        audio_source: ``"own"``, or ``"other"`` if another scene is heard, which sounds
             different.
     """
 

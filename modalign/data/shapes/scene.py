@@ -85,10 +85,10 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A handful of objects; where two overlap, the later one of ``objects`` is in front.
+    """A handful of objects; when two overlap, the later one of ``objects`` is in front.
 
-    ``seed``, ``index`` and ``split`` say where the scene comes from, and seed the wording of
-    what is said of it. Give scenes built by hand an ``index`` each to have their texts differ.
+    ``seed``, ``index`` and ``split`` identify the scene, and seed the wording of its texts. Give
+    scenes built by hand an ``index`` each to have their texts differ.
 
     Attributes:
         objects: from the rearmost to the foremost, at most :data:`MAX_OBJECTS`.
@@ -212,7 +212,7 @@ def sample_scene(
     Raises:
         ValueError: for an unknown split, a negative seed or index, or numbers of objects that
             are out of range.
-        TypeError: where one of the numbers is not whole.
+        TypeError: if one of the numbers is not whole.
 
     >>> sample_scene(0, 3) == sample_scene(0, 3)
     True

@@ -1,4 +1,4 @@
-"""Long sequences of clips, and of snippets of text that tell some of them, to be aligned."""
+"""Long sequences of clips, and of snippets of text that describe some of them, to be aligned."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ class Sequence:
     Attributes:
         clips: C of them.
         snippets: S of them.
-        matches: (S, C), bool: which snippet tells which clips. A row holds one run of clips, or
+        matches: (S, C), bool: which snippet describes which clips. A row holds one run of clips, or
             none for an unmatched snippet; a column one snippet, or none for an unmatched clip.
     """
 
@@ -73,7 +73,7 @@ def sample_sequence(
         seed: of the world.
         index: of the sequence.
         events: number of events, at most 200.
-        most_clips: a snippet has from one to so many clips, each number as likely.
+        most_clips: a snippet has one to this many clips, each number equally likely.
         unmatched_clips: the chance that an event is a clip without a snippet.
         unmatched_snippets: the chance that it is a snippet without a clip. One event at least is
             a match: sequences without any are drawn again.
@@ -99,8 +99,8 @@ def sample_sequence(
     snippets: list[Sentence] = []
     matches: list[tuple[int, int]] = []
     for kind in kinds.tolist():
-        told, shown = kind >= unmatched_clips, True
-        if told:
+        has_text, shown = kind >= unmatched_clips, True
+        if has_text:
             shown = kind >= unmatched_clips + unmatched_snippets
         while True:
             number = int(rng.integers(2**63))
@@ -110,9 +110,9 @@ def sample_sequence(
             claim = _tell(scene, rng)
             if _is_clear(scene, claim, clips, snippets if shown else []):
                 break
-        count = int(rng.integers(1, most_clips + 1)) if told else 1
+        count = int(rng.integers(1, most_clips + 1)) if has_text else 1
         cuts = np.linspace(0, 1, count + 1).tolist() if shown else []
-        if told:
+        if has_text:
             matches += [(len(snippets), len(clips) + k) for k in range(len(cuts[1:]))]
             snippets.append(Sentence(say(claim, rng), claim, shown))
         clips += [Clip(scene, *cut) for cut in itertools.pairwise(cuts)]

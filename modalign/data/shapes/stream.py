@@ -53,23 +53,23 @@ class Options:
     ==============  ==========================================================================
     view            columns
     ==============  ==========================================================================
-    ``image``       ``image``: a picture, stored as PNG; where ``arrays``, (R, R, 3) uint8
+    ``image``       ``image``: a picture, stored as PNG; if ``arrays``, (R, R, 3) uint8
     ``boxes``       ``boxes``: left, top, right, bottom of every object, in pixels
     ``owners``      ``owners``: (R, R) uint8, which object is seen where, see :class:`Pictures`
     ``video``       ``video``: (T, R, R, 3) uint8; ``video_boxes``: boxes in every frame
     ``audio``       ``audio``: the bytes of a WAV file, as in ``Audio(decode=False)``, for
-                    :func:`modalign.data.waveform`; where ``arrays``, (1, n) float32;
+                    :func:`modalign.data.waveform`; if ``arrays``, (1, n) float32;
                     ``audio_aligned``
     ``text``        ``text``: one caption; ``text_aligned`` and ``text_source``
     ``captions``    ``captions``: five, true always
     ``question``    ``story``, ``question``, ``answers`` (five), ``answer`` (index), ``needs``
     ``statement``   ``statement``; ``statement_true``, which half are
-    ``entailment``  ``premise`` (None where it is the picture), ``hypothesis``, ``judgement``
+    ``entailment``  ``premise`` (None if it is the picture), ``hypothesis``, ``judgement``
     ``pair``        ``left`` and ``right``: pictures; ``pair_text``; ``pair_true``, which half are
     ``objects``     ``objects``: shape, colour, size, motion, place and travel of each
     ``sequence``    a sequence of its own scenes, from :func:`sample_sequence`: ``clips``, a picture
-                    from the middle of each; ``snippets``; ``clip_snippet``, the snippet that tells
-                    each clip, -1 for none
+                    from the middle of each; ``snippets``; ``clip_snippet``, the snippet of each
+                    clip, -1 for none
     ==============  ==========================================================================
 
     Attributes:
@@ -160,8 +160,8 @@ def as_iterable(
 
     Args:
         length: number of rows; None for a stream without end.
-        shards: in how many parts several workers or nodes may share the rows. A finite stream is
-            cut into runs, one without end is dealt out in turn.
+        shards: parts of the rows that several workers or nodes may share. A finite stream is
+            cut into runs; an endless one is dealt out in turn.
         options: what rows hold.
         **changes: fields of :class:`Options`, in place of those of ``options``.
 
@@ -290,7 +290,7 @@ def features(options: Options) -> datasets.Features:
 
 def _changed(options: Options | None, changes: dict[str, Any]) -> Options:
     chosen = dataclasses.replace(options or Options(), **changes)
-    # what is out of range is to be said now, and not when the first row is read
+    # a value out of range raises now, and not when the first row is read
     next(_rows([(0, 1, 1)], chosen))
     return chosen
 
@@ -308,7 +308,7 @@ def _ranges(length: int | None, shards: int) -> list[tuple[int, int | None, int]
 
 
 def _fingerprint(length: int, options: Options) -> str:
-    """Of the options and of this package's files: rows are made again when these change."""
+    """A hash of the options and of this package's files; rows are made again when it changes."""
     digest = hashlib.sha256(json.dumps([length, dataclasses.asdict(options)]).encode())
     for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

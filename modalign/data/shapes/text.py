@@ -67,7 +67,7 @@ class Sentence:
 
 
 def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    """One of several, each as likely."""
+    """One of several, each equally likely."""
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -175,7 +175,7 @@ def draw_falsehood(scene: Scene, rng: np.random.Generator, *, motion: bool = Fal
 
 
 def absent(scene: Scene, rng: np.random.Generator) -> Exists:
-    """A claim that something is there which is not."""
+    """A false claim that something is there."""
     while True:
         claim = Exists(anything(rng))
         if not claim.true_of(scene):
@@ -195,7 +195,7 @@ def captions(scene: Scene, n: int = 5, *, motion: bool = False) -> list[Sentence
         The captions. The first k of n captions are those that ``n=k`` returns.
 
     Raises:
-        ValueError: where n is not from 1 to 20.
+        ValueError: if n is not from 1 to 20.
 
     >>> from modalign.data.shapes import sample_scene
     >>> [caption.text for caption in captions(sample_scene(0, 2), 2)]

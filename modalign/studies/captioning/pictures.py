@@ -70,7 +70,7 @@ class Epochs:
 
 
 def described(scene: shapes.Scene) -> list[shapes.Description]:
-    """What there is, each kind of thing once, in the order of the lists of the world's colours.
+    """The kinds of things in a scene, each once, in the order of the lists of the world's colours.
 
     Not from left to right: places of a picture carry no position that a captioner could read.
     """
@@ -136,7 +136,7 @@ def photographs(dataset: str, split: str, size: int) -> Dataset:
 
 def data(setting: Setting) -> tuple[dict[str, Pictures], Vocabulary]:
     """The splits of a setting, and the words of those to train on."""
-    seed = setting.seed if setting.dataset == "shapes" else 0  # photographs are those they are
+    seed = setting.seed if setting.dataset == "shapes" else 0  # photographs do not depend on it
     sizes = (setting.examples, setting.watched, setting.tested)
     return _data(setting.dataset, sizes, setting.resolution, setting.min_count, seed)
 

@@ -1,4 +1,4 @@
-"""The recorded sweeps, the verdicts on the claims, and what looks at no picture."""
+"""The recorded sweeps, the verdicts on the claims, and captions that look at no picture."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from modalign import plots, records
 from modalign._checks import require_choice
 from modalign.metrics import caption_scores, difference, interval_table
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, told
+from modalign.studies._claims import Reading, decided, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.captioning.pictures import data
 from modalign.studies.captioning.setting import (
@@ -38,7 +38,7 @@ CURVE = ["bleu_4", "words", "cka", "cka_debiased", "cka_shuffled"]
 
 
 def _measured(task: Task, *, device: Device) -> pd.DataFrame:
-    """A row an epoch; what is measured at the end is in the last one."""
+    """A row an epoch; the last one has the final measures too."""
     run = train(task.setting, checkpoint=task.checkpoint, device=device)
     table = run.history[["epoch", *CURVE]].rename(columns={"bleu_4": "validation"})
     table["epoch"] -= task.setting.before
@@ -71,7 +71,7 @@ def record(
         rows: of :data:`ROWS`.
         seeds: of the runs.
         jobs: processes, of one thread each.
-        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
+        device: ``"cpu"``, or ``"auto"``, with which the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row.
     """
@@ -95,7 +95,7 @@ def record(
 
 
 def scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: what was measured at the end, and BLEU-4 on validation over the epochs.
+    """One row a run: the final measures, and BLEU-4 on validation over the epochs.
 
     ``curve`` is its mean over all epochs, ``early`` over the first third of them. Epochs of a
     warm-up that goes before are numbered 0 and below, and are in neither.
@@ -120,12 +120,12 @@ def _readings(table: pd.DataFrame, dataset: str) -> Iterator[Reading]:
 
 
 def claims(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Every reading of each claim that a table can tell of, with interval and verdict.
+    """Every reading of each claim that a table can decide, with interval and verdict.
 
     Only the table of a claim's own data set decides it; see :func:`verdicts`.
     """
     columns = ["claim", "measure", "contrast", "mean", "low", "high", "smallest", "verdict"]
-    return told(_readings(table, dataset))[columns]
+    return with_criteria(_readings(table, dataset))[columns]
 
 
 def readings(
@@ -138,7 +138,7 @@ def readings(
         names: of the claims, of :data:`CLAIMS`; all by default, which takes all tables.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`.
+        The rows of :func:`modalign.studies._claims.with_criteria`.
     """
     found: list[Reading] = []
     for claim in names:
@@ -146,24 +146,24 @@ def readings(
         dataset = CLAIMS[claim].dataset
         table = records.load(f"captioning/{dataset}", folder=folder)
         found += (each for each in _readings(table, dataset) if each.claim == claim)
-    return told(found)
+    return with_criteria(found)
 
 
 def verdicts(
     folder: str | pathlib.Path | None = None, *, names: Iterable[str] = tuple(CLAIMS)
 ) -> pd.DataFrame:
-    """One verdict a claim, over its :func:`readings`, whose arguments it has."""
+    """One verdict a claim, over its :func:`readings`; the arguments are the same."""
     return decided(readings(folder, names=names))
 
 
 def summary(
     table: pd.DataFrame, floors: pd.DataFrame | None = None, *, digits: int = 3
 ) -> pd.DataFrame:
-    """What was measured of each row, means over seeds with 95% intervals.
+    """The measures of each row, means over seeds with 95% intervals.
 
-    With a table of :func:`record_floors` its means stand first, and below them, in the world, what
-    a map scores that is the same everywhere. Its intersection over union is the part of the picture
-    that the named thing fills, as is its chance in the pointing game.
+    With a table of :func:`record_floors` its means stand first, and below them, in the world, the
+    scores of a constant map. Its intersection over union is the part of the picture that the
+    named thing fills, as is its chance in the pointing game.
     """
     runs = scores(table)
     measures = ["bleu_4", "cider", "curve", "early", "pointing", "iou", "cka", "cka_debiased",
@@ -180,7 +180,7 @@ def summary(
 def figure(table: pd.DataFrame, rows: Sequence[str], floors: pd.DataFrame | None = None) -> Figure:
     """BLEU-4 on validation and debiased CKA by epoch, of some rows.
 
-    With a table of :func:`record_floors`, dotted, what one sentence for all test pictures scores.
+    A table of :func:`record_floors` adds the dotted score of one sentence for all test pictures.
     """
     shown = table[(table.epoch > 0) & table.row.isin(rows)]
     drawn, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, layout="constrained")
@@ -196,7 +196,7 @@ def figure(table: pd.DataFrame, rows: Sequence[str], floors: pd.DataFrame | None
 
 
 def floors(setting: Setting) -> pd.DataFrame:
-    """What captions score that look at no picture, and what a person's caption scores.
+    """The scores of captions that look at no picture, and of a person's captions.
 
     ``human`` is the first caption of each test picture against its other four; ``constant`` one
     sentence for all; ``random`` a caption of a picture to train on.

@@ -1,33 +1,36 @@
 """The chapter "Captioning": settings, rows and claims, and what was decided before any sweep.
 
 Every row has the same pictures, steps and seeds, and differs by :data:`ROWS` alone: lambda, the
-estimator, and CKA alone first, for as many epochs as are then taken off the others (*counted*) or
-as go *before* them; the paper says "few steps", and not which. A seed draws the weights, the order
-and the captions, and in the world the scenes. Nothing was tuned for a row. The learning rate and
-the number of epochs were set with the row ``without`` and seed 100, which is in no sweep, so that a
-run learns to attend, or beats one caption for all, in a minute on one core. Of that seed the scores
-on the world of ``without``, of lambda 0.1 without a warm-up and of 0.05 with one before had been
-seen when this was written (BLEU-4 0.48, 0.41 and 0.39, of 16, 16 and 20 epochs), of ``without`` on
-Flickr8k (0.07), and of seed 0 the row "0.05, biased", which decides nothing.
+estimator, and a warm-up on CKA alone. Its epochs are *counted* among the others, or go *before*
+them; the paper says "few steps", and leaves this open. A seed draws the weights, the order and the
+captions, and in the world the scenes. Nothing was tuned for a row. The learning rate and the number
+of epochs were set with the row ``without`` and seed 100, which is in no sweep. With them a run
+learns to attend, or beats one caption for all, in a minute on one core. When this was written, some
+scores of that seed had been seen: on the world those of ``without``, of lambda 0.1 without a
+warm-up and of 0.05 with one before (BLEU-4 0.48, 0.41 and 0.39, of 16, 16 and 20 epochs), and on
+Flickr8k that of ``without`` (0.07). Of seed 0 the row "0.05, biased" had been seen, which decides
+nothing.
 
-The contrasts are rows minus ``without``, paired by seed, over 5 seeds or more; the side is up. What
-decides a claim is :data:`CLAIMS`, over all readings: biased CKA with a warm-up, as in the paper,
-counted and before. Smallest effects of interest are :data:`SMALLEST`. Debiased CKA, rows without a
-warm-up and means as pairs are ours: they are shown, and decide nothing.
+The contrasts are rows minus ``without``, paired by seed, over 5 seeds or more; claims predict a
+positive difference. :data:`CLAIMS` decides a claim over all readings: biased CKA with a warm-up, as
+in the paper, counted and before. Smallest effects of interest are :data:`SMALLEST`. Debiased CKA,
+rows without a warm-up and means as pairs are additions of the book: they are shown, and decide
+nothing.
 
-*c7*, on Flickr8k. BLEU-4 of captions that the model says alone, by beam search, on the official
+*c7*, on Flickr8k. BLEU-4 of captions that the model makes alone, by beam search, on the official
 test pictures against five references, after the last epoch. The smallest effect is the paper's,
 0.0057.
 
 *c8*, on Flickr8k. "Faster" is the mean of BLEU-4 on validation pictures over all epochs, the area
 under the curve of paper Figure 6; "better from early epochs" the mean over the first third of them.
-The paper prints no number: 0.0057 again. In the world, where scores are ten times as high, 0.02.
+The paper prints no number. The smallest effect is 0.0057 again, and 0.02 in the world, where scores
+are ten times as high.
 
 *c36*, on the world, which alone knows where things are; lambda 0.05, as in paper Figure 5. The
-model reads a true caption, and the attention with which it has to say a word of a name is held
-against what is seen of the thing so named, moved to where the encoder's places see it: the pointing
-game (2 points) and the intersection over union at half of the maximum (1 point), in percent, means
-over words.
+model reads a true caption. Its attention at each word of a name is compared with the visible part
+of the thing that has the name, moved to where the encoder's places see it. The measures are the
+pointing game (2 points) and the intersection over union at half of the maximum (1 point), in
+percent, means over words.
 """
 
 import dataclasses
@@ -47,7 +50,7 @@ class Setting:
         estimator: of the CKA that is maximised, ``"biased"`` or ``"debiased"``.
         warmup_epochs: of CKA alone ("few steps" in the paper).
         counted: whether these are of the ``epochs``, or go before them.
-        pairs: what CKA compares: ``"sampled"`` places and words of a picture (the paper), or
+        pairs: the sides of CKA: ``"sampled"`` places and words of a picture (the paper), or
             their ``"means"``, a vector a picture on either side.
         examples, watched, tested: pictures to train on, to validate on after each epoch, and to
             test on at the end.
@@ -145,7 +148,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "0.1, biased, means": {"weight": 0.1, "pairs": "means"},
 }
-"""What each row changes. Warm-ups take an epoch, of the others or before them."""
+"""The changes of each row. A warm-up takes one epoch, of the others or before them."""
 
 
 class Contrasts(NamedTuple):

@@ -1,4 +1,4 @@
-"""Training a captioner with CKA before its attention, and what is measured of it."""
+"""Training a captioner with CKA before its attention, and its measures."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ AT_A_TIME = 100
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained captioner, its history, and what it was trained on."""
+    """A trained captioner, its history, and its data."""
 
     setting: Setting
     model: Captioner
@@ -194,7 +194,7 @@ def attention_scores(run: Run) -> dict[str, float]:
     """Does attention lie on what a word names? On the test scenes of the world.
 
     The model reads the first true caption of each scene. The map of the step that has to say a word
-    of a name, "small", "red" or "star", is held against what is seen of the things so named.
+    of a name, "small", "red" or "star", is compared with the visible part of the things it names.
 
     Returns:
         ``pointing`` and ``iou``, means over words in percent, and ``pointing_by_chance``, of a map
@@ -219,9 +219,9 @@ def _seen(scene: shapes.Scene, setting: Setting) -> shapes.Scene:
 
 
 class Reading(NamedTuple):
-    """A picture, words of a caption, where each looked, and what each names; arrays.
+    """A picture, words of a caption, the attention of each, and masks of the things they name.
 
-    There are no masks of photographs, nor of a caption that the model says alone.
+    Photographs have no masks, and neither has a caption that the model makes alone.
     """
 
     picture: np.ndarray
@@ -244,7 +244,7 @@ def reading(run: Run, index: int, *, resolution: int = 128) -> Reading:
 
 
 def saying(run: Run, index: int, *, resolution: int = 128) -> Reading:
-    """A test picture with the caption that the model says alone, and where each word looked."""
+    """A test picture with the caption that the model makes alone, and where each word looked."""
     pixels = run.splits["test"].pixels[index : index + 1]
     said = spoken(
         run.model,
@@ -279,7 +279,7 @@ def _grid(maps: Tensor) -> np.ndarray:
 def words_and_masks(
     maps: list[Tensor], masks: Tensor, named: list[list[Named]]
 ) -> tuple[Tensor, Tensor]:
-    """Maps of the words that name what is seen, (n, h, w), and their masks, (n, r, r)."""
+    """Maps of the words that name something seen, (n, h, w), and their masks, (n, r, r)."""
     looked, shown = [], []
     for attention, mask, names in zip(maps, masks, named, strict=True):
         for each in names:
@@ -292,7 +292,7 @@ def words_and_masks(
 
 
 def measured(run: Run) -> dict[str, Any]:
-    """All that is measured of a trained captioner on test pictures."""
+    """All measures of a trained captioner on test pictures."""
     found: dict[str, Any] = test_scores(run).as_dict()
     if run.setting.dataset == "shapes":
         found |= attention_scores(run)

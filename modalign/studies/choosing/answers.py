@@ -1,4 +1,4 @@
-"""What the recorded search and test say: gains, costs, and what to use when."""
+"""Answers of the recorded search and test: gains, costs, and which method to use when."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def _ended(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_equal_seconds(table: pd.DataFrame) -> pd.Series:
-    """The measure of each run where it had used as many seconds as the baseline of its seed.
+    """The measure of each run when it had used as many seconds as the baseline of its seed.
 
     Returns:
         By condition, arm and seed.
@@ -42,7 +42,7 @@ def at_equal_seconds(table: pd.DataFrame) -> pd.Series:
 
 
 def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
-    """What each arm gains over the baseline in each condition, with its interval and verdict.
+    """The gain of each arm over the baseline in each condition, with its interval and verdict.
 
     Args:
         table: of the test.
@@ -115,16 +115,16 @@ def helping(gained: pd.DataFrame) -> pd.DataFrame:
 def advice(table: pd.DataFrame) -> pd.DataFrame:
     """The decision table: for each condition the arm that gains most, and what it costs.
 
-    It is the best of those that help, so that its gain is read a little too high; where none helps
-    it is the baseline. Pairs of methods are among the arms where they were tried.
+    The arm is the best of those that help, so that its gain is a little too high; if none helps,
+    it is the baseline. Pairs of methods are among the arms if they were tried.
 
     Args:
         table: of the test.
 
     Returns:
         By a condition's meaning for a reader: the baseline's measure, ``use``, ``gain`` with its
-        interval, ``seconds`` and ``numbers`` in memory as multiples of the baseline's, and what
-        else ``also`` helps.
+        interval, ``seconds`` and ``numbers`` in memory as multiples of the baseline's, and
+        ``also``, the other arms that help.
     """
     gained, paid, start = gains(table), costs(table), levels(table)
     rows = {}
@@ -145,7 +145,7 @@ def advice(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_an_end(search: pd.DataFrame) -> pd.DataFrame:
-    """The trial that was frozen of each arm, and whether its rate or knob lies at an end."""
+    """The frozen trial of each arm, and whether its rate or knob lies at an end of the search."""
     rows = []
     for (condition, arm), best in frozen(search).items():
         row: dict[str, object] = {"condition": condition, "arm": arm}
@@ -159,7 +159,7 @@ def at_an_end(search: pd.DataFrame) -> pd.DataFrame:
 
 
 def untuned(search: pd.DataFrame, *, rate: float = 1e-3) -> pd.DataFrame:
-    """What each arm seems to gain in the search if the baseline is tried once, at one usual rate.
+    """The gain that each arm seems to have if the baseline has a single trial, at ``rate``.
 
     Validation scores of the search: the best trial of each arm, minus the baseline's trial whose
     rate is nearest to ``rate`` (``once``), and minus the best of the baseline's (``fairly``).
@@ -181,7 +181,7 @@ def untuned(search: pd.DataFrame, *, rate: float = 1e-3) -> pd.DataFrame:
 
 
 def diagnosed(table: pd.DataFrame, condition: str = "usual") -> pd.DataFrame:
-    """Means over seeds of the measure, its two parts, and what was to explain them, by arm.
+    """Means over seeds of the measure, its two parts, and the diagnostics, by arm.
 
     Raises:
         ValueError: for a condition that is not in the table.

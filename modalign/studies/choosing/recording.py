@@ -49,7 +49,7 @@ def _searched(task: Task) -> pd.DataFrame:
 
 
 def _tested(task: Task) -> pd.DataFrame:
-    """The test scores of each round of a run, its seconds, and what explains the last ones."""
+    """The test scores of each round of a run, its seconds, and diagnostics of the last round."""
     run = train(task.setting, "test")
     table = run.history[["epoch", "measure", "sound", "text", "core_seconds"]].rename(
         columns={"epoch": "round"}

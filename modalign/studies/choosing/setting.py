@@ -23,12 +23,12 @@
   after Benjamini and Hochberg. A pair of methods is judged against the
   baseline too; against the better of its two it is exploratory.
 * **Seconds** are those of one core that the steps took, without evaluation. At equal seconds an arm
-  is read where it has used as much as the baseline in the same condition, by a line between the
+  is read when it has used as much as the baseline in the same condition, by a line between the
   scores before and after; an arm that is faster is read at its end.
-* **Sizes** were chosen with the baseline, seed 100 and one rate, on validation: so many steps that
-  R@10 of the usual condition had stopped rising (42.6%, where chance is 2), so much noise that the
-  weak sound is found less often (13.4% in place of 33.9), and so few digits that some are missed
-  (93.1% right; 98.7 with 2,400 recordings).
+* **Sizes** were chosen with the baseline, seed 100 and one rate, on validation. There are enough
+  steps for R@10 of the usual condition to stop rising (42.6%; chance is 2). There is enough noise
+  for the weak sound to be found less often (13.4% in place of 33.9), and there are few enough
+  digits for some to be missed (93.1% right; 98.7 with 2,400 recordings).
 
 Numbers below these are exploratory.
 """
@@ -56,8 +56,8 @@ class Setting:
             the columns ``image`` and ``captions``.
         examples: to train on, at most.
         candidates: of validation and test, at most.
-        misaligned: share of the training texts that tell of another picture.
-        weak: noise in the sounds, in standard deviations of theirs; not for photographs.
+        misaligned: share of the training texts that describe another picture.
+        weak: noise in the sounds, in their standard deviations; not for photographs.
         batch_size: examples a step.
         seen: examples in all steps together.
         learning_rate: of Adam, or of LARS on Adam.
@@ -205,7 +205,7 @@ MEANING = {
     "digits": "spoken digits: 250 scans, recordings and words",
     "photographs": "Flickr8k: 6,000 photographs, two captions each",
 }
-"""What a condition means for a reader's own data."""
+"""The meaning of a condition for a reader's data."""
 EVERY_ARM = ("usual", "250 examples", "30% misaligned")
 """Conditions in which pairs of methods are tested too; elsewhere the single ones."""
 SEARCHED = ("usual", "digits", "photographs")
@@ -218,12 +218,12 @@ def arms_of(condition: str) -> tuple[str, ...]:
 
 
 def search_of(condition: str) -> str:
-    """The condition in which the trials were made that a condition's arms are frozen at."""
+    """The condition whose search chose the trials of a condition's arms."""
     return condition if condition in SEARCHED else SEARCHED[0]
 
 
 def trials(arm: str) -> list[dict[str, Any]]:
-    """What the search tries of an arm: changes of a :class:`Setting`, as many for every arm.
+    """The trials of an arm: changes of a :class:`Setting`, as many for every arm.
 
     >>> [round(trial["learning_rate"], 4) for trial in trials("baseline")]
     [0.0003, 0.0005, 0.0008, 0.0013, 0.0022, 0.0037, 0.0061, 0.01]

@@ -30,7 +30,7 @@ Batch = Mapping[str, Tensor]
 
 
 class Learner(nn.Module):
-    """The joint embedding of three views, and what a method adds to it."""
+    """The joint embedding of three views, with the additions of a method."""
 
     def __init__(self, setting: Setting, vocabulary: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Learner(nn.Module):
         self.alignment = ModalityAlignment(setting.cka, estimator="debiased")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """What an arm minimises, by part: the two contrastive losses, and its own."""
+        """The losses that an arm minimises, by part: two contrastive ones, and its own."""
         setting, z = self.setting, self.joint.embed(views(batch))
         temperature, same = self.joint.temperature, batch.get("label")
         found = {
@@ -144,7 +144,7 @@ def train(
     """Train an arm, and score it on a split after each round.
 
     Args:
-        setting: says everything but where.
+        setting: all of the run but split and device.
         split: that is scored, ``"validation"`` or ``"test"``.
         method: your own: a class below :class:`Learner` whose ``losses`` add a part.
         device: that trains, ``"cpu"`` or ``"auto"``. Seconds are of a core, so that those of a GPU
@@ -259,12 +259,12 @@ def retrieved(similarity: Tensor, examples: Examples) -> float:
 
 
 def diagnosis(run: Run) -> dict[str, float]:
-    """What explains a score, on the split that was scored.
+    """Diagnostics of a score, on the split that was scored.
 
     ``cka_sound`` and ``cka_text``, debiased, of the picture with either; ``margin``, the cosine of
     pairs minus that of others, of the text; ``probe``, the mean AUROC in percent of linear probes
-    that tell from frozen vectors of the picture what there is; and the ``numbers`` that the method
-    holds in memory beside the data: weights, what the optimiser keeps of each, and a teacher.
+    that predict the attributes from frozen vectors of the picture; and the ``numbers`` that the
+    method holds in memory beside the data: weights, two moments of each, and a teacher.
     """
     z = embed(run.learner, run.scored)
     found = {f"cka_{name}": float(cka(z[HUB], z[name], debiased=True)) for name in OTHERS}
@@ -274,10 +274,10 @@ def diagnosis(run: Run) -> dict[str, float]:
     found["margin"] = own - float((similarity.sum() - n * own) / (n * (n - 1)))
     if run.learnt.attributes is not None and run.scored.attributes is not None:
         known = embed(run.learner, run.learnt)[HUB]
-        told = ridge(known, run.learnt.attributes, z[HUB])
-        # what all examples have, or none, no probe can tell apart
+        predicted = ridge(known, run.learnt.attributes, z[HUB])
+        # no probe can separate examples that all have an attribute, or all lack it
         differs = run.scored.attributes.std(0) > 0
-        there, guessed = run.scored.attributes[:, differs], told[:, differs]
+        there, guessed = run.scored.attributes[:, differs], predicted[:, differs]
         found["probe"] = 100 * float(roc_auc_score(there, guessed, average="macro"))
     trained = sum(each.numel() for each in run.learner.parameters() if each.requires_grad)
     every = sum(each.numel() for each in run.learner.state_dict().values())

@@ -34,8 +34,8 @@ class Examples:
 
     Attributes:
         inputs: of the encoders, by ``view.input``; row i of all belongs together.
-        attributes: (n, c) of zeros and ones, what a probe is to tell; None of photographs.
-        labels: (n,) the digit; None where no two things are the same.
+        attributes: (n, c) of zeros and ones, for probes to predict; None for photographs.
+        labels: (n,) the digit; None if no two things are the same.
     """
 
     inputs: dict[str, Tensor]
@@ -136,7 +136,7 @@ FIRST = {"train": 0, "validation": 10**6, "test": 2 * 10**6}
 
 
 def _world(examples: int, candidates: int, seed: int) -> Source:
-    """Scenes of two objects, of which the sentence tells everything but the place."""
+    """Scenes of two objects; the sentence says everything but their places."""
     texts, parts = {}, {}
     for split, first in FIRST.items():
         drawn = [

@@ -1,27 +1,28 @@
 """The claims c1 to c4, c6, c13, c37, c39 and c40, as the chapter decides them.
 
-What is declared in :data:`CLAIMS` was fixed before the sweeps that decide it ran, on seeds 10 to
-17. It was not fixed in ignorance. A map like this one had been recorded on seeds 0 to 9, with a
-warm-up of 20 steps that counted; its verdicts were known, and a review had probed what a warm-up
-before the first epoch and default statistics do, and what the layer check says of RBF kernels. Of
+The declarations in :data:`CLAIMS` were fixed before the sweeps that decide them ran, on seeds 10 to
+17. Some results were known by then. A map like this one had been recorded on seeds 0 to 9, with a
+warm-up of 20 steps that counted; its verdicts were known. A review had probed the effects of a
+warm-up before the first epoch and of default statistics, and the layer check with RBF kernels. Of
 seed 100 one run of each kind of c6, c37 and c40 had been seen (CCA at 32 and SVCCA on fewer pairs),
 and those of c39 with minibatches of 512. From the last, on held-out pairs, the searches of lambda
-and of the temperature were placed so that the best did not lie at an end, but for a lambda that
+and of the temperature were placed so that the best did not lie at an end, except for a lambda that
 goes to 0: there the loss is the cosine alone.
 
-Readings are what the paper leaves open. A claim *depends* where its readings differ:
+The paper leaves several choices open; each combination of them is a reading. A claim *depends* if
+its readings differ:
 
 * **c1 to c4**: what the pairs share, the order of the layers, and which CKA; for c1 also the
   statistics of batch normalisation before the first step, and whether CKA falls in the first epoch
   or over all ten; for c3 and c4 how many steps of warm-up, and whether they count among the ten
-  epochs. Where they do not count, the other side gets that many fewer steps.
+  epochs. If they do not count, the other side gets that many fewer steps.
 * **c6**: against CCA or SVCCA, minibatches of 16 or 32 of a width of 32, after one epoch or ten.
 * **c13**: the bandwidth.
 * **c37**: the pairs, the layers, the epochs before the step, the size of its minibatch, and the
-  rule of the step. For what CKA prevents, both steps leave from the same state of a run on the
+  rule of the step. For the effect of CKA, both steps leave from the same state of a run on the
   cosine, or each from that of a run on its own loss.
-* **c39**: the size of the minibatch, and the yardstick. The mean cosine is none: it is one side's
-  loss.
+* **c39**: the size of the minibatch, and the yardstick. The mean cosine is no yardstick: it is the
+  loss of one side.
 * **c40**: which of the two, which minibatch, and whose yardstick over all held-out pairs.
 """
 
@@ -295,7 +296,7 @@ YARDSTICKS = ("margin", "recall_at_1")
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
-    """What the validation half chooses of each search in ``cka/contrastive``.
+    """The choice of the validation half in each search of ``cka/contrastive``.
 
     Returns:
         A row for each minibatch, loss and yardstick: the ``value`` of lambda or of the temperature
@@ -388,7 +389,7 @@ def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
 
 
 def quotes(judgements: pd.DataFrame) -> dict[str, str]:
-    """What a page quotes of each claim and of each part: its symbol, its verdict, and a count.
+    """The values that a page quotes of each claim and part: its symbol, its verdict, and a count.
 
     The count says how many readings hold, are reversed, absent and undecided, in their symbols.
     """

@@ -1,11 +1,11 @@
 """Cosine similarity learning on synthetic pairs (section 4.1 of the CKA paper).
 
-Two encoders, one a modality, are trained so that paired examples point the same way. What the
-paper leaves open is a field of :class:`Setting`; the chapter maps the choices.
+Two encoders, one a modality, are trained so that paired examples point the same way. Each choice
+that the paper leaves open is a field of :class:`Setting`; the chapter maps the choices.
 
-:func:`train` has a loop of its own and not :func:`modalign.training.fit`: the objective changes
-with the number of the step, which ``fit`` tells no loss, and the encoders are evaluated before the
-first epoch too.
+:func:`train` has a loop of its own and not :func:`modalign.training.fit`. The objective changes
+with the number of the step, which ``fit`` does not pass to a loss, and the encoders are evaluated
+before the first epoch too.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Setting:
     Attributes:
         pairs: ``"random"`` pairs share nothing; in ``"shared"`` pairs B depends on A.
         order: of the layers after each linear one; ``"relu-bn"`` is the paper's wording.
-        measure: what is maximised as CKA, of :data:`MEASURES`: centred, debiased, eq. 2 of the
+        measure: maximised as CKA, one of :data:`MEASURES`: centred, debiased, eq. 2 of the
             paper as printed, CKA with an RBF kernel, CCA or SVCCA.
         objective: mean cosine, CKA, both (cosine + lambda CKA), or both after CKA alone; or the
             contrastive loss in the cosine's place, alone or with lambda CKA.
@@ -166,7 +166,7 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def alignment(measure: str, x: Tensor, y: Tensor) -> Tensor:
-    """One of :data:`MEASURES`, or NaN where an encoder has collapsed to a point."""
+    """One of :data:`MEASURES`, or NaN if an encoder has collapsed to a point."""
     try:
         return MEASURES[measure](x, y)
     except DegenerateError:
@@ -177,7 +177,7 @@ def alignment(measure: str, x: Tensor, y: Tensor) -> Tensor:
 def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
     """Mean cosine of the pairs and of shuffled pairs, the three CKAs, and recall at 1.
 
-    Recall at 1 is the part of the first 1,000 x whose own y has the largest cosine among theirs.
+    Recall at 1 is the share of the first 1,000 x that have their partner as nearest of the 1,000 y.
 
     Raises:
         ValueError: for features that are not finite, or too few rows for CKA.
@@ -197,8 +197,8 @@ def evaluate(x: Tensor, y: Tensor) -> dict[str, float]:
 def calibrate(network: nn.Module, inputs: Tensor) -> None:
     """Set the running statistics of batch normalisation to those of the inputs.
 
-    An untrained network would else be evaluated with means of 0 and variances of 1, which are not
-    what its first training step sees.
+    Otherwise an untrained network would be evaluated with means of 0 and variances of 1, unlike in
+    its first training step.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
     for norm in norms:
@@ -218,7 +218,7 @@ def contrastive(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
     """Equation 4 of the paper: the original loss minus lambda times CKA.
 
-    Steps are counted from 0, and those of a warm-up before the first epoch are below 0. Where an
+    Steps are counted from 0, and those of a warm-up before the first epoch are below 0. If an
     encoder has collapsed there is no CKA to maximise, and its term is left out.
     """
 
@@ -239,7 +239,7 @@ def loss(x: Tensor, y: Tensor, setting: Setting, step: int) -> Tensor:
 
 @dataclasses.dataclass
 class Trained:
-    """What a run leaves: a tidy history, and the held-out embeddings at the kept epochs."""
+    """The results of a run: a tidy history, and the held-out embeddings at the kept epochs."""
 
     history: pd.DataFrame
     embeddings: dict[int, tuple[Tensor, Tensor]]
@@ -286,7 +286,7 @@ def train(
     Args:
         setting: the run.
         keep: epochs whose held-out embeddings are kept.
-        watch: is told each epoch's number and the state after it, which it may copy.
+        watch: called with each epoch's number and the state after it, which it may copy.
         device: where to train.
 
     Returns:

@@ -193,8 +193,8 @@ def matching_layers(
 ) -> Bool[Tensor, "2 l l"]:
     """For each layer of either network, its most similar layers in the other.
 
-    Where several are level, all of them are: CCA of layers that have at least as many features as
-    there are examples is 1, whatever they compute, and what differs then is rounding.
+    If several are level, all of them are given: CCA of layers that have at least as many features
+    as there are examples is 1, whatever they compute, and differences are rounding.
 
     Args:
         similarity: of the first network's layers (rows) with the second's.
@@ -220,7 +220,7 @@ def matching_layers(
 def shares(matches: Bool[Tensor, "2 l l"]) -> pd.DataFrame:
     """How much of each layer's matches is at its own depth, and at most one off.
 
-    Among t level layers each counts 1 / t, the chance of it where a tie is broken at random.
+    Among t level layers each counts 1 / t, the chance of it if a tie is broken at random.
 
     Returns:
         A row for each network and layer: ``network``, ``layer``, ``level`` (t), ``same depth`` and

@@ -1,6 +1,6 @@
 """CKA, CCA and SVCCA with few examples: as measures, and as objectives.
 
-The debiased CKA has no value where all but one of the examples are alike, and an encoder that has
+The debiased CKA has no value if all but one of the examples are alike, and an encoder that has
 nearly collapsed makes such minibatches. The sweep met them when it first ran, and failed: since
 then they are counted. The claims do not ask for the debiased CKA.
 """
@@ -27,7 +27,7 @@ ROUNDING = 1e-5
 def reliability(
     x: Tensor, y: Tensor, size: int, *, draws: int = 200, seed: int = 0
 ) -> pd.DataFrame:
-    """What each measure says of minibatches of related pairs, and of the same pairs shuffled.
+    """The values of each measure on minibatches of related pairs, and on the same pairs shuffled.
 
     Args:
         x, y: two representations of all examples.
@@ -41,7 +41,7 @@ def reliability(
         the minibatches' values from ``all``; ``told_apart``, how often a minibatch with the
         right partners has the higher value than a shuffled one (0.5 is chance; values that differ
         by rounding are level); and ``undefined``, in how many of these ``2 * draws`` minibatches
-        the measure has no value. The other columns are of those where it has one.
+        the measure has no value. The other columns are of those in which it has one.
 
     >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     >>> reliability(x, x, 16, draws=5).set_index("measure").told_apart["biased"].item()

@@ -94,7 +94,7 @@ def words(degrees: int, swapped: bool) -> torch.Tensor:
 
 
 def turned() -> HTML:
-    """Three pictures and their words, which a slider turns: what the cosine and CKA say of them."""
+    """Three pictures and their words, which a slider turns, with their cosine and CKA."""
 
     def draw(degrees: int, captions: str) -> tuple[str, str]:
         said = words(degrees, captions != "right")

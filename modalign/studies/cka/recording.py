@@ -50,7 +50,7 @@ def _halves(setting: Setting) -> pd.DataFrame:
 
 
 class Sweep(NamedTuple):
-    """What each run measures, the grids of the runs, and the first of the seeds."""
+    """The function of each run, the grids of the runs, and the first of the seeds."""
 
     measure: Callable[[Setting], pd.DataFrame]
     grids: tuple[Grid, ...]
@@ -150,7 +150,7 @@ def settings(grids: Iterable[Grid], seeds: Iterable[int]) -> list[Setting]:
 def _measured(
     task: Task, *, measure: Callable[[Setting], pd.DataFrame], fixed: frozenset[str]
 ) -> pd.DataFrame:
-    """What a run found, beside what is not the same in all runs."""
+    """The rows of a run, beside the fields that differ between runs."""
     found = measure(task.setting)
     own = dataclasses.asdict(task.setting)
     varied = {k: v for k, v in own.items() if k not in fixed and k not in found}

@@ -32,7 +32,7 @@ WEIGHT = 0.1
 def cosines(state: State, a: Tensor, b: Tensor, held_out: int) -> Tensor:
     """The cosine of every pair (n,), with batch normalisation's statistics of the training pairs.
 
-    They are taken anew, so that what a step's minibatch does to running statistics is left out.
+    They are taken anew, which leaves out the effect of a step's minibatch on running statistics.
     """
     f, g = copy.deepcopy((state.f, state.g))
     cosine_learning.calibrate(f, a[held_out:])

@@ -1,4 +1,4 @@
-"""What the model looks at, and how it uses its codewords."""
+"""The places that the model looks at, and its use of codewords."""
 
 import math
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str,
     """Do Grad-CAM maps of single words lie on what the words name? On scenes of the world.
 
     Of each object whose description is its own, the map of the last word of its name, "star" in
-    "a large red star", is held against what is seen of the object.
+    "a large red star", is compared with the visible part of the object.
 
     Args:
         run: pretrained.
         split: of its scenes.
-        moved: hold maps against the scenes :func:`modalign.studies._seen.as_seen`. An object that
+        moved: compare maps with the scenes :func:`modalign.studies._seen.as_seen`. An object that
             leaves the picture so is left out.
 
     Returns:
@@ -83,8 +83,8 @@ def codewords(run: Run, split: str = "test") -> dict[str, float]:
 
     Returns:
         ``codewords_used``, the exponential of the entropy of the nearest codewords of a split's
-        pictures, K where all are used alike; ``plan_entries`` of the plan of a batch, those above
-        a hundredth of 1 / max(N, K); and what they are held against, ``vertex_bound``, N + K - 1,
+        pictures, K if all are used alike; ``plan_entries`` of the plan of a batch, those above
+        a hundredth of 1 / max(N, K); and their bounds, ``vertex_bound``, N + K - 1,
         and ``paper_bound``, 2 max(N, K) - 1.
     """
     model, pairs = run.model, run.splits[split].to(run.model.itm_head.weight.device)

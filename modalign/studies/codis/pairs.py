@@ -102,7 +102,7 @@ def scenes(seed: int, split: str, length: int) -> list[shapes.Scene]:
 
 def data(setting: Setting) -> tuple[dict[str, Pairs], Any]:
     """The splits of a setting, and their tokenizer, which knows the words of the tasks too."""
-    seed = setting.seed if setting.dataset == "shapes" else 0  # photographs are those they are
+    seed = setting.seed if setting.dataset == "shapes" else 0  # photographs do not depend on it
     return _data(
         setting.dataset,
         setting.examples,

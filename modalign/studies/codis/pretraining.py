@@ -72,8 +72,8 @@ def pretrain(
 
     Args:
         setting: data and schedule.
-        checkpoint: file to go on from where a run was stopped.
-        device: ``"cpu"``, or ``"auto"`` for a GPU where there is one.
+        checkpoint: file from which a run that was stopped goes on.
+        device: ``"cpu"``, or ``"auto"`` for a GPU if there is one.
         progress: show a bar.
         **changes: of :class:`modalign.models.codis.Config`, such as a row of :data:`ROWS`.
 

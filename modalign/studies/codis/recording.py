@@ -14,7 +14,7 @@ from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, told
+from modalign.studies._claims import Reading, decided, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.codis.maps import codewords, pointing
 from modalign.studies.codis.pairs import data
@@ -47,7 +47,7 @@ def _pretrained(row: str, setting: Setting, checkpoint: pathlib.Path, device: De
 
 
 def scores(row: str, run: Run) -> dict[str, float]:
-    """All that is measured of a row: retrieval, maps, codewords, and the tasks.
+    """All measures of a row: retrieval, maps, codewords, and the tasks.
 
     Args:
         row: of :data:`ROWS` or :data:`BASELINES`; of the latter only the tasks are measured.
@@ -100,7 +100,7 @@ def record(
         rows: of :data:`ROWS` and :data:`BASELINES`; all but :data:`LEFT_OUT` by default.
         seeds: of the runs.
         jobs: processes, of one thread each.
-        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
+        device: ``"cpu"``, or ``"auto"``, with which the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row.
     """
@@ -147,7 +147,7 @@ def record_pointing(
     """Play the pointing game again, with masks moved to where the places of the tower see them.
 
     Exploratory: done after the verdicts on c36, and without effect on them. The runs are those of
-    the table ``tasks``. Where its folder ``.tasks`` has their checkpoints, nothing is trained anew.
+    the table ``tasks``. If its folder ``.tasks`` has their checkpoints, nothing is trained anew.
 
     Args:
         seeds: of the runs.
@@ -187,24 +187,24 @@ def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFr
         KeyError: for a claim about a row that the table does not hold.
     """
     columns = ["claim", "measure", "contrast", "mean", "low", "high", "pairs", "smallest"]
-    return told(_readings(table, ids))[[*columns, "verdict"]]
+    return with_criteria(_readings(table, ids))[[*columns, "verdict"]]
 
 
 def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """Every claim that a recorded table decides which is there.
+    """Every claim whose recorded table is there.
 
     Args:
         folder: results folder; the book's by default.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`, one a claim.
+        The rows of :func:`modalign.studies._claims.with_criteria`, one a claim.
     """
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     there = [name for name in DECIDED_BY if (root / "codis" / f"{name}.csv").exists()]
     if not there:
         raise ValueError(f"folder: expected one of {', '.join(DECIDED_BY)} in it, got {there}")
     tables = {name: records.load(f"codis/{name}", folder=folder) for name in there}
-    return told(
+    return with_criteria(
         each for name, table in tables.items() for each in _readings(table, DECIDED_BY[name])
     )
 

@@ -8,7 +8,7 @@ For all sweeps:
 * The contrasts are those of :data:`CLAIMS`, paired by seed, over 5 seeds or more; the verdict is
   the book's rule. A seed draws the weights, the order, the masks and the negatives, and in the
   shapes world the scenes. All rows take the same settings.
-* An entry of a plan counts where it is above a hundredth of 1 / max(N, K), the larger of what a
+* An entry of a plan counts if it is above a hundredth of 1 / max(N, K), the larger of what a
   full row or column shares.
 
 ``shapes`` (seeds 0 to 4; decides c21 to c24). The learning rate of pretraining was chosen with the
@@ -28,7 +28,7 @@ pairs, entailment and questions after 8 epochs of 2,000 examples: 57.2% at 0.001
 ``flickr8k`` (seeds 0 to 4; decides the claims whose ids end in p, and c26d and c26e). 6,000
 photographs of 64 pixels, captions cut at 20 tokens, 10 epochs; the rows of paper Table 4 and the
 baselines. Of the rates 0.002 and 0.004, 0.002 was the better with the row ``cross`` and seed 100 on
-the validation split (R@10 of the towers 4.5 and 4.2, where chance is 1); none below was tried. The
+the validation split (R@10 of the towers 4.5 and 4.2; chance is 1); none below was tried. The
 measure is R@10 of the towers: R@1 is near its floor, and on validation the matching head made R@10
 lower (4.3). The smallest effect of interest is half a point, five of the 1,000 photographs. The
 tokenizer knows the words of the captions; 6% of NLVR's words are unknown to it.
@@ -47,7 +47,7 @@ LENGTH = 64
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """What a pretrained model is trained for, and how.
+    """A task that a pretrained model is trained for, and the training.
 
     Attributes:
         task: of the world: ``"questions"`` with a list of answers, ``"pairs"`` of pictures with a
@@ -58,7 +58,7 @@ class FineTuning:
         epochs: passes over the examples.
         batch_size: examples a step.
         learning_rate: highest rate of AdamW; it rises and falls as in pretraining.
-        look: False hides the pictures, in training too: what words alone can do.
+        look: False hides the pictures, in training too, to score words alone.
     """
 
     task: Task = "entailment"
@@ -144,10 +144,10 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {"flickr8k": ("cross + codebook",)}
 
 
 class Contrast(NamedTuple):
-    """A claim: what it says, a row and its measure, what it is to exceed, and by how much.
+    """A claim: its text, a row and its measure, the value that it is to exceed, and by how much.
 
     ``paper`` is the value in the paper, and ``smallest`` the smallest effect of interest; the
-    paper's, where it prints one.
+    paper's, if it prints one.
     """
 
     says: str

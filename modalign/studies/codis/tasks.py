@@ -1,4 +1,4 @@
-"""What comes after pretraining: retrieval in a new domain, questions, and judgements."""
+"""The tasks after pretraining: retrieval in a new domain, questions, and judgements."""
 
 import copy
 import dataclasses
@@ -80,7 +80,7 @@ def _fit(
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What a task asks of some pictures.
+    """Examples of a task: pictures, texts and labels.
 
     Attributes:
         draw: makes the pictures, (n, pictures, 3, r, r), uint8.

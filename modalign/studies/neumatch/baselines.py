@@ -1,8 +1,8 @@
-"""Assignments of clips to snippets that use no feature: what a model has to beat.
+"""Assignments of clips to snippets that use no feature: a model has to beat them.
 
 Each returns the snippet of every clip, -1 for none, as :mod:`modalign.metrics` scores it. None of
-them sees a picture or a word; the last ones know how long a text is and where videos of the kind
-begin and end.
+them sees a picture or a word; the last ones know how long a text is, and when the texts of such
+videos begin and end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from modalign.metrics.alignment import checked_times
 class Margins(NamedTuple):
     """Time without text at both ends of a video, in the unit of its times.
 
-    A margin is negative where the text goes beyond the clips.
+    A margin is negative if the text goes beyond the clips.
     """
 
     head: float
@@ -41,7 +41,7 @@ def unmatched(clips: int) -> Int64[np.ndarray, "c"]:
 
 
 def uniform(clips: int, snippets: int) -> Int64[np.ndarray, "c"]:
-    """As many clips to each snippet.
+    """The same number of clips for each snippet.
 
     >>> uniform(5, 2).tolist()
     [0, 0, 1, 1, 1]
@@ -78,7 +78,7 @@ def proportional(
             f"lengths: expected lengths from 0, not all of them 0, got {lengths!r:.60}"
         )
     start, end = times[0, 0] + margins.head, times[-1, 1] - margins.tail
-    if not start < end:  # nor where one of them is no number
+    if not start < end:  # a NaN is refused too
         raise ValueError(
             f"margins: expected less than the video, {times[-1, 1] - times[0, 0]:g} long, got "
             f"{margins}"
@@ -129,10 +129,10 @@ def title_family(title: str) -> str:
 def feature_free(
     train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Int64[np.ndarray, "c"]]]:
-    """What every baseline assigns to the videos of ``test``, by its name.
+    """The assignments of every baseline to the videos of ``test``, by its name.
 
     Texts are measured in characters. Margins are medians over ``train``, of all videos and of
-    those of the same :func:`title_family` (of all where the family is new).
+    those of the same :func:`title_family` (of all if the family is new).
 
     Args:
         train: rows of ``load("yms", "train")``.

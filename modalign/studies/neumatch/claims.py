@@ -1,9 +1,9 @@
-"""What the paper says of NeuMATCH's rows, as contrasts of two of them, and how each is decided.
+"""The paper's statements on NeuMATCH's rows, as contrasts of two rows, and their verdicts.
 
-A contrast is declared once, in :data:`CONTRASTS`: the claim it belongs to, what the paper says and
-where, the measure, the two rows, and the paper's effect, which is also the smallest effect of
-interest. It is judged by the paired differences over seeds, at the last epoch unless a comparison
-says otherwise, by :meth:`modalign.metrics.Interval.verdict`.
+A contrast is declared once, in :data:`CONTRASTS`: the claim it belongs to, the paper's statement
+and its place, the measure, the two rows, and the paper's effect, which is also the smallest effect
+of interest. It is judged by the paired differences over seeds, at the last epoch unless a
+comparison says otherwise, by :meth:`modalign.metrics.Interval.verdict`.
 
 For the comparisons of :data:`modalign.studies.neumatch.fair.COMPARISONS` all of this was decided
 before their sweeps ran. For the older tables (one rate an optimiser, five seeds) it was not, as the
@@ -43,10 +43,10 @@ ADAM, WARM_UP = "RP + SBN + Adam", "RP + SBN + Adam, warm-up"
 
 
 class Contrast(NamedTuple):
-    """Two rows of a table, and what the paper says of them.
+    """Two rows of a table, and the paper's statement on them.
 
     Attributes:
-        claim: its id in the book's list of claims, with a letter where a claim has parts.
+        claim: its id in the book's list of claims, with a letter if a claim has parts.
         says: the statement.
         where: in the paper.
         measure: ``test video_accuracy`` or ``test text_iou``; of the ratios of norms, the logarithm
@@ -55,7 +55,7 @@ class Contrast(NamedTuple):
             width of the band that holds the means of 80% of the dimensions.
         better: the row that the paper has ahead.
         worse: the other one.
-        paper: its effect, in the unit of the measure: the smallest effect of interest. NaN where it
+        paper: its effect, in the unit of the measure: the smallest effect of interest. NaN if it
             prints none.
     """
 
@@ -155,19 +155,19 @@ SET_BEFORE = (
     "RP, SBN and LARS beat none of them",
     "RP, SBN and LARS beat pretraining",
 )
-"""What was written down before the first sweep; on the older tables all else is exploratory.
+"""The statements that were set before the first sweep; all else on the older tables is exploratory.
 
 The ten stand in this repository's history before the first run, of 21 November 2026, 14:24. Two on
 layer normalisation under Adam and on full features with 4xLN came half an hour later, while the
-sweep of the shapes world ran; LARS against Adam with layer normalisation after its table was
-recorded; and what is said of the ratios of norms after all sweeps. The table of 350 epochs was made
-because that of 60 left most undecided, and its third row after its first two had been seen.
+sweep of the shapes world ran. LARS against Adam with layer normalisation came after its table was
+recorded, and the statements on the ratios of norms after all sweeps. The table of 350 epochs was
+made because that of 60 left most undecided, and its third row after its first two had been seen.
 """
 
 NO_RELU = "Full + {} + LARS, no ReLU"
 NARROW = "Full + SBN + LARS, as many weights"
 INPUT_CONTRASTS: tuple[Contrast, ...] = (
-    # what the paper says, that being trained is the only difference, beside what its code does
+    # the paper says that training is the only difference; its code has a ReLU more
     *(each for each in CONTRASTS if each.claim in ("c32a", "c32b")),
     *(
         each._replace(says=f"{each.says}, no ReLU", worse=NO_RELU.format("SBN"))
@@ -273,11 +273,11 @@ def judge(
 
 
 class Decision(NamedTuple):
-    """What decides a claim: a fair comparison, and an older table until that is recorded.
+    """The source of a verdict: a fair comparison, and an older table until that is recorded.
 
     Attributes:
         comparison: of :data:`modalign.studies.neumatch.fair.COMPARISONS`; None if none is planned.
-        hangs: what both sides got in the older table, and what the verdict hangs on there.
+        hangs: the budget of both sides in the older table, on which the verdict hangs there.
     """
 
     comparison: str | None
@@ -303,7 +303,7 @@ DECISIONS: dict[str, Decision] = {
     "c41a": Decision("normalizations", "LARS at 0.007 for all"),
     "c41b": Decision("normalizations", "LARS at 0.007 for all; training ends at 90, 80 and 78%"),
 }
-"""What decides each claim, in the shapes world: on YMS the network hardly leaves the floor."""
+"""The source of each verdict, in the shapes world: on YMS the network hardly leaves the floor."""
 FAIR_BUDGET = "5 rates an arm, the best on validation over 2 seeds; tested with 8 others"
 
 
@@ -336,8 +336,8 @@ def steadiness(table: pd.DataFrame, row: str = PAPER, *, since: int = 250) -> pd
 def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """Every reading of a claim, from the table that decides it; empty if nothing is recorded.
 
-    The fair comparison's where it is recorded, and the older one's until then. ``budget`` says what
-    both sides got.
+    They are the fair comparison's if it is recorded, and the older one's until then. ``budget`` is
+    that of both sides.
     """
     comparison, hangs = DECISIONS[claim]
     name = f"neumatch/fair-{comparison}"
@@ -369,11 +369,11 @@ def every_reading(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
 
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
-    """One verdict for each claim of :data:`DECISIONS` that something recorded tells of.
+    """One verdict for each claim of :data:`DECISIONS` that a recorded table decides.
 
     Returns:
         The rows of :func:`modalign.studies._claims.decided`, with ``budget``, ``fair``, and
-        ``exploratory`` where every reading is.
+        ``exploratory`` if every reading is.
     """
     rows = []
     for claim in DECISIONS:
@@ -395,7 +395,7 @@ def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.Data
     Returns:
         A row a contrast, of scores and of ratios: ``claim``, ``reading``, ``measure``, and
         ``mean``, ``low``, ``high``, ``pairs`` and ``verdict`` for ``fair`` and for ``one rate``,
-        missing where the older table has no such rows.
+        missing if the older table has no such rows.
     """
     keys = ["claim", "reading", "measure"]
     world = COMPARISONS[comparison].common.get("dataset", "shapes")

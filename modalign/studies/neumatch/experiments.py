@@ -1,11 +1,11 @@
 """NeuMATCH trained as in the paper, row by row of its tables, on the shapes world and on YMS.
 
-Two rows of :data:`ROWS` differ in a measure where the 95% Student interval of their paired
+Two rows of :data:`ROWS` differ in a measure if the 95% Student interval of their paired
 differences, over at least five seeds at the last epoch, does not hold zero. That much was set
-before the first sweep; what is claimed of which rows, and when it was set, stands in
+before the first sweep; the claims about rows, and when they were set, stand in
 :mod:`modalign.studies.neumatch.claims`. A seed is shared by the rows: it draws the data (the
 simulated view, or the world), the random projection, the weights and the order of the batches. The
-measures are video accuracy and text IoU on the test split. Early stopping is no run of its own: it
+measures are video accuracy and text IoU on the test split. Early stopping needs no further run: it
 reads a recorded run at the evaluation whose sum of both measures was best on the validation split.
 
 Each optimiser has one rate here; :mod:`modalign.studies.neumatch.fair` gives every arm a search.
@@ -71,7 +71,7 @@ USUAL = -1
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One run. Defaults are the paper's where it gives a value.
+    """One run. Defaults are the paper's if it gives a value.
 
     What is left at :data:`USUAL` takes the value of :data:`SIZES` or :data:`RATES`.
 
@@ -81,7 +81,7 @@ class Setting:
             rises over the first tenth of the epochs, or ``"sgd"`` with momentum 0.9.
         normalization: ``"sbn"``, ``"ln2"``, ``"ln4"`` or ``"none"``.
         projection: random projection of the features; else the full features.
-        full_relu: where they come in full, a ReLU after the trained layer in its place.
+        full_relu: for full features, a ReLU after the layer that replaces the projection.
         pretrain_epochs: epochs on an easier world before.
         epochs: 350 in the paper; 30 on shapes.
         learning_rate: 0.007 with LARS (paper); with Adam 0.001, and with SGD 0.1 (ours).
@@ -93,13 +93,13 @@ class Setting:
         clip: largest norm of the gradient (paper: 2).
         every: epochs between evaluations.
         clip_features: of YMS, a `modalign.data.FeatureFile` of real ones; else they are simulated.
-        dense: of YMS, numbers that the text features are brought down to; 0 for all 768.
+        dense: of YMS, width to which the text features are reduced; 0 for all 768.
         redraw: of YMS, simulate the training clips anew for each epoch.
         seed: of everything that is drawn.
 
     Raises:
-        ValueError: for a choice that is not offered, real clip features where there are none, or
-            dense text or a new draw where nothing is simulated.
+        ValueError: for a choice that is not offered, real clip features if there are none, or
+            dense text or a new draw if nothing is simulated.
     """
 
     dataset: Dataset = "shapes"
@@ -154,7 +154,7 @@ def samples(
     clip_features: str = "",
     dense: int = 0,
 ) -> dict[str, list[Sample]]:
-    """The splits of a data set, whole, and blocks of the training split where they are long."""
+    """The splits of a data set, whole, and blocks of the training split if they are long."""
     if dataset == "yms":
         if easier:
             return {"train": _blocks(easier_yms_samples(3, seed=seed))}
@@ -177,8 +177,8 @@ def samples(
 def samples_of(setting: Setting, *, easier: bool = False) -> dict[str, list[Sample]]:
     """:func:`samples` of a setting, or of the easier world that it is pretrained on."""
     drawn = (setting.dataset, setting.seed, setting.noise, setting.sequences)
-    told = {"clip_features": setting.clip_features, "dense": setting.dense}
-    return samples(*drawn, easier=easier, **told)
+    features = {"clip_features": setting.clip_features, "dense": setting.dense}
+    return samples(*drawn, easier=easier, **features)
 
 
 def redrawn(setting: Setting, draw: int) -> list[Sample]:
@@ -263,7 +263,7 @@ def action_loss(model: NeuMATCH, batch: Batch, *, label_smoothing: float) -> Ten
 def norm_ratios(model: NeuMATCH) -> dict[str, float]:
     """Norm of the parameters over norm of their gradients, of the parts that Table 3 names.
 
-    NaN where all gradients are 0, or there is none.
+    NaN if all gradients are 0, or there is none.
     """
     parts: dict[str, list[nn.Module]] = {
         "video": [model.video],
@@ -321,7 +321,7 @@ def stack_moments(model: NeuMATCH, of: Sequence[Sample]) -> dict[str, float]:
 
 @dataclasses.dataclass
 class Run:
-    """What a run leaves.
+    """The results of a run.
 
     Attributes:
         model: as trained.
@@ -343,7 +343,7 @@ def train(
 
     Args:
         setting: the run.
-        checkpoint: file to go on from where a run was stopped.
+        checkpoint: file from which a run that was stopped goes on.
         progress: show a bar.
 
     Returns:
@@ -405,7 +405,7 @@ def train(
 
 
 def run(dataset: Dataset, *, progress: bool = True, **options: Any) -> dict[str, float]:
-    """Train one network and say how it ended: the last row of its history.
+    """Train one network, and return the last row of its history.
 
     Args:
         dataset: ``"shapes"`` or ``"yms"``.
@@ -439,15 +439,15 @@ def similarity(of: Sequence[Sample], *, ridge: float = 10.0) -> Callable[[Sample
     weight = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
 
     def cosine(sample: Sample) -> Float[Tensor, "n m"]:
-        told = sample.snippets.double() - y_mean
+        text = sample.snippets.double() - y_mean
         seen = (sample.clips.double() - x_mean) @ weight
-        return unit_rows(seen, "clips") @ unit_rows(told, "snippets").T
+        return unit_rows(seen, "clips") @ unit_rows(text, "snippets").T
 
     return cosine
 
 
 def warpings(train: Sequence[Sample], of: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
-    """What dynamic time warping and its variants assign, on one minus :func:`similarity`.
+    """The assignments of dynamic time warping and its variants, on one minus :func:`similarity`.
 
     The price of a drop is the 30th percentile of a video's costs (Dvornik et al. 2021).
     """
@@ -491,27 +491,27 @@ def baselines(setting: Setting) -> pd.DataFrame:
 
 
 def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
-    """What the chapters say of the annotations of YMS, counted.
+    """The counts that the chapters quote of the annotations of YMS.
 
     Args:
         folder: of its files; its folder under ``MODALIGN_DATA`` by default.
 
     Returns:
         ``clips`` and the share of them ``without snippet``; ``clips a snippet`` that has some;
-        ``blocks`` to train on, the ``longest block`` in actions, and the ``blocks of 100``, where
+        ``blocks`` to train on, the ``longest block`` in actions, and the ``blocks of 100``, if
         all are cut at 100. And video accuracy and text IoU of the truth on the test split and on
-        the ``blocks``, also ``pooled``; and of alignment by ``text length``, where the surplus
+        the ``blocks``, also ``pooled``; and of alignment by ``text length``, in which the surplus
         spaces of the file count as letters, without and with ``median margins``.
 
     Raises:
-        FileNotFoundError: where the files are not there.
+        FileNotFoundError: if the files are not there.
     """
     place = source("yms").find(folder)
     splits = ("train", "validation", "test")
     rows = {split: list(load("yms", split, folder=place)) for split in splits}
     truth = [np.array(row["clip_snippet"]) for split in splits for row in rows[split]]
     matched = sum(int((each >= 0).sum()) for each in truth)
-    told = sum(len(np.unique(each[each >= 0])) for each in truth)
+    snippets = sum(len(np.unique(each[each >= 0])) for each in truth)
     train = yms_samples("train", clip_width=1, text_width=1, folder=place)
     cut = _blocks(train)
     exact = [block for sample in train for block in blocks(sample, shortest=1)]
@@ -519,7 +519,7 @@ def annotations(folder: str | pathlib.Path | None = None) -> dict[str, float]:
     found: dict[str, float] = {
         "clips": clips,
         "without snippet": 1 - matched / clips,
-        "clips a snippet": matched / told,
+        "clips a snippet": matched / snippets,
         "blocks": len(cut),
         "longest block": max(len(block.actions) for block in cut),
         "blocks of 100": len(exact),
@@ -651,7 +651,7 @@ def early_stopped(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _work(task: Task) -> pd.DataFrame:
-    """The evaluated epochs of a run; what it gave to the test clips is in ``attrs``."""
+    """The evaluated epochs of a run; its snippets for the test clips are in ``attrs``."""
     run = train(task.setting, checkpoint=task.checkpoint, progress=False)
     history = run.history.dropna(axis=1, how="all")
     for ratio in [column for column in history if column.startswith("ratio")]:
@@ -668,16 +668,16 @@ def _assigned(run: Run) -> dict[str, list[Any]]:
     tables = []
     for sample, given in zip(run.test, run.assigned, strict=True):
         truth = sample.clip_snippet
-        told = np.where(truth[:, None] < 0, np.nan, sample.snippet_times[truth])
+        spans = np.where(truth[:, None] < 0, np.nan, sample.snippet_times[truth])
         columns = {"video": sample.video, "start": sample.clip_times[:, 0].tolist()}
         columns |= {"end": sample.clip_times[:, 1].tolist(), "truth": truth.tolist()}
-        columns |= {"assigned": given, "snippet_start": told[:, 0], "snippet_end": told[:, 1]}
+        columns |= {"assigned": given, "snippet_start": spans[:, 0], "snippet_end": spans[:, 1]}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables).to_dict("list")
 
 
 def _shorter(setting: Setting) -> Iterator[Setting]:
-    """The runs that one is a prolongation of.
+    """The shorter runs that a run can continue.
 
     A warm-up follows from the number of epochs: with it no run is the beginning of another.
     """
@@ -710,8 +710,8 @@ def record(
         name: of the table, in place of the data set's.
         rows: names of :data:`ROWS`.
         seeds: number of seeds, from 0.
-        assigned: keep what the paper's row gave to each test clip with seed 0 too, with the times
-            of the clip and of its true snippet, as ``{name}-assigned``.
+        assigned: keep the snippet that the paper's row gave each test clip with seed 0, the times
+            of the clip, and those of its true snippet, as ``{name}-assigned``.
         jobs: processes, of one thread each.
         folder: results folder; the book's by default.
         progress: show a bar.
@@ -720,7 +720,7 @@ def record(
     Raises:
         ValueError: for a row that does not exist or is there twice, and ``assigned`` without the
             paper's row.
-        TypeError: for an option that is none.
+        TypeError: for an unknown option.
     """
     for row in rows:
         require_choice(row, tuple(ROWS), "rows")

@@ -5,7 +5,7 @@ at every rate of its optimiser (:data:`RATES`, as many for each) with the seeds 
 :data:`TUNING`. Of an arm the rate with the best mean of video accuracy plus text IoU on the
 *validation* split is chosen; test scores of the search are not even kept. The arm is then trained
 at that rate with the seeds of :data:`SEEDS`, which are in no other sweep of the book, and tested.
-What is claimed of the arms stands in :mod:`modalign.studies.neumatch.claims`. A best rate at the
+The claims about the arms stand in :mod:`modalign.studies.neumatch.claims`. A best rate at the
 end of its grid is named in the table of verdicts.
 
 Where a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
@@ -13,13 +13,13 @@ the training split is at least so high (at the last one, if it never is), in the
 test: arms are compared at equal training scores, as the paper asks (section 4.4). Norm ratios are
 means over the last 20 epochs of the run in any case.
 
-One command makes a comparison, and goes on where it was stopped::
+One command makes a comparison, and goes on if it was stopped::
 
     from modalign.studies.neumatch import fair
     fair.record("optimizers", jobs=2)  # or "normalizations", "projections"
     fair.record_views(jobs=2)          # on YMS: needs its annotations
     fair.record("lifted", jobs=2)
-    fair.record_processors(jobs=2)     # where the recorded search was not made
+    fair.record_processors(jobs=2)     # on another machine than the search's
 
 On a quiet core of the kind that the book names a run of the shapes world takes 35 seconds for 30
 epochs (50 with layer normalisation), and one of YMS 270 for 60. That makes 35 core minutes for
@@ -69,7 +69,7 @@ REPEATED: dict[str, tuple[float, ...]] = {
     "RP + SBN + Adam": (0.003, 0.01),
     "RP + SBN + Adam, warm-up": (0.01,),
 }
-"""What :func:`record_processors` repeats of the search: the best rate of each arm, and Adam's
+"""The runs of the search that :func:`record_processors` repeats: each arm's best rate, and Adam's
 second."""
 
 
@@ -174,7 +174,7 @@ def grids(name: str) -> dict[str, tuple[float, ...]]:
 
 
 def read(table: pd.DataFrame, reach: float | None) -> pd.DataFrame:
-    """One row a run: where training first reached so much, or the last one, with its ratios.
+    """One row a run, with its ratios: the first at which training reached so much, else the last.
 
     >>> runs = {"row": "a", "rate": 0.1, "seed": 0, "epoch": [1, 2, 3]}
     >>> table = pd.DataFrame({**runs, "train text_iou": [0.5, 0.9, 0.95]})
@@ -222,7 +222,7 @@ def _tested(task: Task) -> pd.DataFrame:
 
 
 def _searched(task: Task) -> pd.DataFrame:
-    """What a rate may be chosen by: nothing of the test split. A run that diverges has no score."""
+    """The validation scores, by which a rate is chosen. A run that diverges has none."""
     try:
         table = _tested(task)
     except DivergenceError as error:
@@ -307,7 +307,7 @@ def record(
         **options: of :class:`~modalign.studies.neumatch.experiments.Setting`, for every arm.
 
     Raises:
-        ValueError: for a comparison that is none, and a seed that is both searched and tested with.
+        ValueError: for an unknown comparison, and a seed that is both searched and tested with.
     """
     require_choice(name, tuple(COMPARISONS), "name")
     tuning, seeds = list(tuning), list(seeds)
@@ -351,9 +351,9 @@ def record_processors(
     """Make runs of the recorded search ``"optimizers"`` again, and keep ``neumatch/processors``.
 
     On another processor, or with another version of torch, a seed draws the same data, weights and
-    batches, and sums are rounded otherwise. :func:`moved` says by how much that moves the scores on
-    the validation split; nothing of the test split is kept. The parameters of the table say where
-    the search was made. Eight runs of 35 seconds. Arguments are those of :func:`record`.
+    batches, and sums are rounded differently. :func:`moved` says by how much that moves the scores
+    on the validation split; nothing of the test split is kept. The parameters of the table say
+    where the search was made. Eight runs of 35 seconds. Arguments are those of :func:`record`.
 
     Args:
         rates: of each arm, among those that were searched.

@@ -1,7 +1,7 @@
 """Samples of two worlds: sequences of shapes, and the annotations of YouTube Movie Summaries.
 
 :func:`shapes_samples` draws them, with known truth, and :func:`yms_samples` takes the real
-annotations. The features of its clips are not distributed; where no file of them is given they are
+annotations. The features of its clips are not distributed; if no file of them is given they are
 *simulated* from the annotations, by :class:`SimulatedView`.
 """
 
@@ -28,7 +28,7 @@ from modalign.models.alignment_data import Sample, make_sample
 
 
 class SimulatedView:
-    """Clips as a camera might see what snippets tell: noisy, nonlinear, partly occluded.
+    """Clips as a camera might see the content of snippets: noisy, nonlinear, partly occluded.
 
     A stand-in for features that are not distributed. A clip of snippet j is seen as
 
@@ -101,11 +101,11 @@ class SimulatedView:
                 f"clip_snippet: expected snippets from 0 to {len(snippets) - 1} or -1, got "
                 f"{int(truth.min())} to {int(truth.max())}"
             )
-        told = (truth >= 0)[:, None]
+        matched = (truth >= 0)[:, None]
         seen = unit_rows(snippets, "snippets")[truth.clamp(min=0)]
-        seen = seen * (torch.rand(seen.shape, generator=random) >= self.hidden) * told
+        seen = seen * (torch.rand(seen.shape, generator=random) >= self.hidden) * matched
         other = self.text[torch.randint(len(self.text), truth.shape, generator=random)]
-        mixed = seen + torch.where(told, self.distraction, 1.0) * other
+        mixed = seen + torch.where(matched, self.distraction, 1.0) * other
         signal = (mixed @ self.weight).relu()
         # a unit vector seen through relu has a mean square of a half
         noise = torch.randn(signal.shape, generator=random) * self.noise * 0.5**0.5
@@ -172,14 +172,14 @@ def yms_samples(
         snippet_features: the same for the snippets, instead of TF-IDF.
         clip_width: of the simulated features (paper: 2048).
         text_width: of the TF-IDF features (paper: 768), fitted to the training texts.
-        dense: how many numbers, at least 1, the TF-IDF features are brought down to by a singular
-            value decomposition of the training texts; 0 leaves them as they are.
+        dense: width, at least 1, to which a singular value decomposition of the training texts
+            reduces the TF-IDF features; 0 leaves them as they are.
         draw: of the simulated view, see :meth:`SimulatedView.clips`.
         longest: as in :func:`make_sample`.
         **options: of ``modalign.data.load("yms")``, such as ``folder``.
 
     Raises:
-        FileNotFoundError: where the annotations are not there; says where to get them.
+        FileNotFoundError: if the annotations are not there; says where to get them.
         ValueError: for a bad row, naming file, video and row.
     """
     paths = {"clip_features": clip_features, "snippet_features": snippet_features}
@@ -216,12 +216,12 @@ def easier_yms_samples(
     for sample, copy in itertools.product(train, range(copies)):
         name = f"{sample.video} easier {copy}"
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        told = len(sample.snippets)
-        alone, shown = rng.random((2, told)) < [[0.2], [0.8]]
-        shown[rng.integers(told)] = True
-        pairs = np.stack([np.where(alone, -1, -2), np.where(shown, np.arange(told), -2)], 1)
+        number = len(sample.snippets)
+        alone, shown = rng.random((2, number)) < [[0.2], [0.8]]
+        shown[rng.integers(number)] = True
+        pairs = np.stack([np.where(alone, -1, -2), np.where(shown, np.arange(number), -2)], 1)
         truth = pairs[pairs > -2].tolist()  # before each snippet's clip one that has none, perhaps
-        clip_times, snippet_times = times_of_matches(np.arange(told)[:, None] == truth)
+        clip_times, snippet_times = times_of_matches(np.arange(number)[:, None] == truth)
         made.append(
             make_sample(
                 name,
@@ -242,17 +242,17 @@ def _yms_sample(
     draw: int,
     longest: int,
 ) -> Sample:
-    told = encode([each["text"] for each in row["snippets"]])
+    texts = encode([each["text"] for each in row["snippets"]])
     if "clip_features" in row:
         clips = torch.as_tensor(np.asarray(row["clip_features"], np.float32))
     else:
-        clips = view.clips(row["id"], told, row["clip_snippet"], draw=draw)
+        clips = view.clips(row["id"], texts, row["clip_snippet"], draw=draw)
     if "snippet_features" in row:
-        told = torch.as_tensor(np.asarray(row["snippet_features"], np.float32))
+        texts = torch.as_tensor(np.asarray(row["snippet_features"], np.float32))
     return make_sample(
         row["id"],
         clips,
-        told,
+        texts,
         row["clip_snippet"],
         clip_times=times_of(row["clips"]),
         snippet_times=times_of(row["snippets"]),

@@ -16,7 +16,7 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         folder: results folder; the book's by default.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`.
+        The rows of :func:`modalign.studies._claims.with_criteria`.
     """
     detected = detection.readings(records.load("vatt/detection", folder=folder))
     compared = experiments.readings(records.load("vatt/methods", folder=folder))

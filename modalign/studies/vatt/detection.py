@@ -7,14 +7,14 @@ Decided before any sweep ran:
   trained on none, as in training: with dropped tokens and the statistics of the batch, but without
   an update. Half of the triplets are misaligned, a third of these in each way. For batches the
   probe is cut into batches that are aligned, or misaligned in one way, as a whole.
-* **Scores**, each said to be high for what is misaligned: minus the cosine of the two losses'
+* **Scores**, each expected to be high for misaligned triplets: minus the cosine of the two losses'
   gradients (by the weights of a batch; by the video's features of a sample, a proxy), the sum of
   the two losses, minus the mean of the two similarities, and a random number.
-* **Measure.** The area under the ROC curve (AUROC) of telling what is misaligned in any way from
-  what is aligned, at the last step, at the rate 0.3 of the training set.
+* **Measure.** The area under the ROC curve (AUROC) of misaligned triplets, of any kind, against
+  aligned ones, at the last step, at the rate 0.3 of the training set.
 * **Criterion.** The AUROC of the cosine minus 0.5, that of a score that knows nothing, over 5
   seeds. The paper prints no effect; the smallest of interest is 0.1, at which dropping the tenth of
-  the samples that score highest, where 3 in 10 are misaligned, takes out 1.5 times as many of them
+  the samples that score highest, if 3 in 10 are misaligned, takes out 1.5 times as many of them
   as dropping a tenth at random (for two normal distributions of scores). c14a is by batch, the
   paper's algorithm, c14b by sample, its text. c14c and c14d ask whether the cosine beats the loss,
   which is free: smallest 0.05. The claim itself is c14a and c14b.
@@ -37,7 +37,7 @@ from modalign.gradients import gradient_cosine, sample_cosines
 from modalign.metrics import Verdict, difference
 from modalign.models.vatt import Vatt, per_row
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, told
+from modalign.studies._claims import Claim, Reading, decided, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.experiments import Setting, build, pretrain, source_of
 from modalign.studies.vatt.triplets import KINDS, Triplets, draw_kinds, misalign, whole_kinds
@@ -103,7 +103,7 @@ def probe(setting: Setting, granularity: str, *, batches: int = BATCHES) -> Trip
 def scores(
     model: Vatt, triplets: Triplets, granularity: str, *, batch_size: int, seed: int = 0
 ) -> pd.DataFrame:
-    """What each detector says of each batch or triplet; the model stays as it is.
+    """The scores of every detector for each batch or triplet; the model stays as it is.
 
     Args:
         model: as far as it is trained.
@@ -151,13 +151,13 @@ def _scored(model: Vatt, part: Triplets, granularity: str) -> pd.DataFrame:
 
 
 def areas(found: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of every score, for every kind of misalignment against what is aligned, and for any.
+    """AUROC of every score, for each kind of misalignment, and for any, against aligned rows.
 
     Args:
         found: of :func:`scores`.
 
     Raises:
-        ValueError: where nothing is aligned, nothing is misaligned, or a score is undefined.
+        ValueError: if nothing is aligned, nothing is misaligned, or a score is undefined.
 
     >>> found = pd.DataFrame({"kind": ["aligned", "text"], **dict.fromkeys(SCORES, [0.0, 1.0])})
     >>> areas(found).query("score == 'loss'")[["kind", "auroc"]].values.tolist()
@@ -272,17 +272,17 @@ def _readings(table: pd.DataFrame, rate: float = 0.3) -> Iterator[Reading]:
 
 def claims(table: pd.DataFrame, *, rate: float = 0.3) -> pd.DataFrame:
     """The difference of each contrast at the last step with its 95% interval, and its verdict."""
-    rows = told(_readings(table, rate)).assign(rate=rate)
+    rows = with_criteria(_readings(table, rate)).assign(rate=rate)
     columns = ["claim", "measure", "contrast", "rate", "mean", "low", "high", "pairs", "smallest"]
     return rows[[*columns, "verdict"]]
 
 
 def readings(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`modalign.studies._claims.told` of c14, which are c14a and c14b."""
+    """The rows of :func:`modalign.studies._claims.with_criteria` of c14: c14a and c14b."""
     found = (each for each in _readings(table) if CLAIMS[each.claim].other is None)
-    return told(each._replace(claim="c14") for each in found)
+    return with_criteria(each._replace(claim="c14") for each in found)
 
 
 def verdicts(table: pd.DataFrame) -> dict[str, Verdict]:
-    """The verdict on c14: *depends* where batches and samples differ."""
+    """The verdict on c14: *depends* if batches and samples differ."""
     return dict(decided(readings(table)).verdict)

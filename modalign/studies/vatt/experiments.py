@@ -1,4 +1,4 @@
-"""Pretraining by each method, what comes of it, and the claims c15 to c20.
+"""Pretraining by each method, its evaluation, and the claims c15 to c20.
 
 Decided before any sweep ran:
 
@@ -18,18 +18,18 @@ Decided before any sweep ran:
 * **Contrasts** are those of :data:`CLAIMS`, paired by seed, over 5 seeds; a seed draws the clips,
   the misalignment, the weights and the order. They are judged at the rate 0.3, but for c19, which
   is about noisier and larger data. The smallest effect of interest is the paper's own on HowTo100M,
-  in points: MSR-VTT R@10 for retrieval, Kinetics-400 top-1 for video, ESC-50 top-1 for audio. Where
+  in points: MSR-VTT R@10 for retrieval, Kinetics-400 top-1 for video, ESC-50 top-1 for audio. If
   the paper's effect is against its claim (GR for audio, -2.5), the size of CL's, 1.0, is taken. c18
-  denies an effect: it holds where reweighting is worse than the baseline or the interval excludes
-  a gain of 2.5, that of GR, and is reversed where reweighting is better. For c20 the paper has
+  denies an effect: it holds if reweighting is worse than the baseline or the interval excludes
+  a gain of 2.5, that of GR, and is reversed if reweighting is better. For c20 the paper has
   pictures alone: 0.1, a gap wider by a tenth. With seed 100 the two clouds were apart in every run
-  (``mixing`` 0 to 0.01), so that "mixed before" is told by ``mixing`` of the baseline and of the
+  (``mixing`` 0 to 0.01), so that "mixed before" is shown by ``mixing`` of the baseline and of the
   untrained model, without a verdict.
 * **Readings.** The curriculum decides of batches (the paper's algorithm) or of samples (its text),
   by the default threshold or the strict one; c16 is judged by all three. "Random skipping" drops as
-  many batches in each stretch of 50 steps as strict CL did, others; "strict CL, as many updates"
-  goes on until it has made about as many updates as the baseline. They judge no claim: they say
-  what the curriculum's choice is worth.
+  many batches in each stretch of 50 steps as strict CL did, but other ones. "Strict CL, as many
+  updates" goes on until it has made about as many updates as the baseline. They judge no claim:
+  they show the value of the curriculum's choice.
 
 Numbers below these are exploratory.
 """
@@ -60,7 +60,7 @@ from modalign.models.vatt_tasks import (
     unit_vectors,
 )
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, told
+from modalign.studies._claims import Claim, Reading, decided, with_criteria
 from modalign.studies._schedules import rising_and_falling
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.sources import RATE, SAMPLES, Dataset, Source, clips_of
@@ -222,7 +222,7 @@ class Objective:
 
     Args:
         model: that is trained.
-        method: what is done.
+        method: weights of the losses, and what is done with their gradients.
         steps: over which the curriculum rises.
         decisions: of each step, whether it is made; in place of a curriculum.
     """
@@ -249,7 +249,7 @@ class Objective:
         return {**found, "loss": 2 / both * weighted}
 
     def backward(self, losses: Mapping[str, Tensor]) -> HarmonyReport | dict[str, Any]:
-        """Fill the gradients as the method says, and tell what was decided."""
+        """Fill the gradients as the method says, and return the decision."""
         report = self.step(losses)
         self.rows = ()
         found = report._asdict() if isinstance(report, HarmonyReport) else report
@@ -296,7 +296,7 @@ def training_set(setting: Setting) -> Triplets:
 
 
 def planted(source: Source, rate: float, seed: int) -> Triplets:
-    """Triplets of which a share is misaligned; what is so at a rate is so at all higher ones."""
+    """Triplets, a share of them misaligned; one that is so at a rate is so at all higher rates."""
     generator = torch.Generator().manual_seed(mix(seed, 6))
     kind = draw_kinds(len(source.clips), rate, generator=generator)
     return misalign(source.clips, kind, same=source.same, generator=generator)
@@ -331,7 +331,7 @@ def pretrain(
         method: what is done with the two losses.
         decisions: of each step, whether it is made; in place of a curriculum.
         after_step: called with the model and the number of steps done.
-        device: ``"cpu"``, or ``"auto"`` for a GPU where there is one.
+        device: ``"cpu"``, or ``"auto"`` for a GPU if there is one.
         progress: show a bar.
         **changes: of :class:`modalign.models.vatt.Config`.
 
@@ -365,13 +365,13 @@ def pretrain(
     return Run(setting, model.eval(), training, tokenizer, history, objective.accepted)
 
 
-# what comes of it ---------------------------------------------------------------------------------
+# evaluation ---------------------------------------------------------------------------------------
 
 
 def evaluate(run: Run, split: str = "test") -> dict[str, float]:
     """Retrieval and classification in percent, of clips that are all aligned, and :func:`apart`.
 
-    A text has found its clip where it has found that very clip, though others may look alike: of
+    A text has found its clip when it has found that very clip, though others may look alike: of
     digits a tenth of all do.
 
     Returns:
@@ -519,7 +519,7 @@ def _esc10() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def like(accepted: Sequence[float], seed: int) -> list[bool]:
-    """Decisions that drop as many batches in each stretch of 50 steps, others.
+    """Decisions that drop as many batches in each stretch of 50 steps, but others.
 
     >>> sum(like([1.0, 0.0, 1.0], seed=0))
     2
@@ -547,7 +547,7 @@ def rows_of(row: str, setting: Setting, *, progress: bool = False) -> list[dict[
     """Pretrain by a row's method and score it; with the curriculum, its two controls as well.
 
     Raises:
-        ValueError: for a row that is none of :data:`METHODS` and not ``"untrained"``.
+        ValueError: for a row that is neither one of :data:`METHODS` nor ``"untrained"``.
     """
     if row == UNTRAINED:
         model, tokenizer = build(setting)
@@ -631,7 +631,7 @@ def record(
 
 
 def trial(learning_rate: float, *, seed: int = 100, **options: Any) -> dict[str, float]:
-    """What a learning rate gives the baseline on the validation split."""
+    """The baseline's scores on the validation split at a learning rate."""
     setting = Setting(learning_rate=learning_rate, seed=seed, **options)
     return evaluate(pretrain(setting, progress=False), "validation")
 
@@ -653,17 +653,17 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
 
     Contrasts whose runs a table lacks are left out.
     """
-    rows = told(_readings(table))
+    rows = with_criteria(_readings(table))
     rows = rows.assign(rate=[CLAIMS[claim].rate for claim in rows.claim])
     columns = ["claim", "measure", "contrast", "rate", "mean", "low", "high", "pairs", "smallest"]
     return rows[[*columns, "verdict"]]
 
 
 def readings(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`modalign.studies._claims.told`, under the book's ids, from c15 to c20."""
-    return told(each._replace(claim=each.claim[:3]) for each in _readings(table))
+    """The rows of :func:`modalign.studies._claims.with_criteria` of c15 to c20, by these ids."""
+    return with_criteria(each._replace(claim=each.claim[:3]) for each in _readings(table))
 
 
 def verdicts(table: pd.DataFrame) -> dict[str, Verdict]:
-    """One verdict a claim: *depends* where its measures, contrasts or readings differ."""
+    """One verdict a claim: *depends* if its measures, contrasts or readings differ."""
     return dict(decided(readings(table)).verdict)

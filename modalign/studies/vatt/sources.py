@@ -66,7 +66,7 @@ def clips_of(
     Raises:
         ValueError: for another data set or split, more clips than there are, a folder that is not
             asked for or not given, or a clip without pictures, sound or text.
-        FileNotFoundError: where the files of a data set are not on this machine.
+        FileNotFoundError: if the files of a data set are not on this machine.
 
     >>> source, tokenizer = clips_of("shapes", "test", 3)
     >>> source.clips.video.shape, source.clips.input_ids.shape[:2]
@@ -208,7 +208,7 @@ def _cut(sound: np.ndarray) -> np.ndarray:
 
 
 def decode(cell: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and sound of a video file: frames evenly spread over it, and its middle by ear.
+    """Pictures and sound of a video file: evenly spread frames, and the middle of its sound.
 
     Args:
         cell: of a video column, ``{"path": ..., "bytes": ...}``, one of them None.

@@ -1,7 +1,7 @@
 """Triplets of video, sound and text, some of them misaligned on purpose.
 
 Each misaligned triplet is of one of three kinds (:data:`KINDS`): its text belongs to another clip,
-its sound does, or both belong to one other clip, as where a speaker talks of something else and the
+its sound does, or both belong to one other clip, as when a speaker talks of something else and the
 text is what was said.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from modalign.training.randomness import mix
 
 KINDS = ("aligned", "text", "audio", "both")
-"""What of a triplet belongs to another clip: nothing, its text, its sound, or both."""
+"""The part of a triplet that belongs to another clip: nothing, its text, its sound, or both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def misalign(
         generator: that draws the other clips.
 
     Raises:
-        ValueError: for a kind that is none, another number of them, or where every clip shows the
+        ValueError: for an unknown kind, another number of them, or if every clip shows the
             same.
     """
     n = len(clips)

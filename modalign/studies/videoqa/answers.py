@@ -1,4 +1,4 @@
-"""What can be guessed of real questions from their answers alone, without clip or subtitles."""
+"""Guesses at real questions from their answers alone, without clip or subtitles."""
 
 import pathlib
 import time
@@ -22,7 +22,7 @@ FOLDS, STEPS, RATE, DECAY = 5, 60, 0.05, 0.01
 
 
 def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0) -> pd.DataFrame:
-    """How often the right one of five answers is guessed by one who reads the answers alone.
+    """How often the right one of five answers is guessed from the answers alone.
 
     Args:
         rows: with ``answers`` (five), ``label``, ``question`` and ``video``, such as those of
@@ -73,7 +73,7 @@ def record(*, folder: str | pathlib.Path | None = None) -> None:
         folder: results folder; the book's by default.
 
     Raises:
-        FileNotFoundError: where ``MODALIGN_DATA`` has no TVQA+; it says what to get.
+        FileNotFoundError: if ``MODALIGN_DATA`` has no TVQA+; it says what to get.
     """
     started = time.perf_counter()
     rows = load("tvqa-plus", "validation", verify=False)

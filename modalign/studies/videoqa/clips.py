@@ -67,7 +67,8 @@ def sample_clip(
     """Draw a clip with its question; the same for the same seed, index and split.
 
     Two moments show something of the colour in question, in two shapes that are both answers. So
-    whoever sees the clip alone has two answers left, and whoever knows the moment as well has one.
+    a model that sees the clip alone has two answers left, and one that also knows the moment has
+    one.
 
     Args:
         seed, index, split: of the draw.
@@ -125,11 +126,11 @@ def _scene(
 
 
 def expected(text_bias: float, answer_bias: float) -> dict[str, float]:
-    """What one scores, in percent, who makes the best of what is seen.
+    """The best possible scores, in percent, from each part of the input.
 
     Returns:
         ``chance``; ``answers`` and question alone; with ``subtitles``; with ``video``; with both,
-        where their scores are added (``apart``, as in TVQA_abc), which cannot tell at what moment
+        but with their scores added (``apart``, as in TVQA_abc), which loses the moment at which
         something is seen; and ``together``.
 
     >>> {name: round(value) for name, value in expected(0.5, 0.2).items()}

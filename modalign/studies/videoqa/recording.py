@@ -13,7 +13,7 @@ from modalign import records
 from modalign._checks import require_choice
 from modalign.metrics import difference, interval_table
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, told
+from modalign.studies._claims import Reading, decided, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.videoqa.setting import (
     CLAIMS,
@@ -33,7 +33,7 @@ CURVE = ["validation", "cka", "cka_debiased", "cka_shuffled"]
 
 
 def _measured(task: Task, *, device: Device) -> pd.DataFrame:
-    """A row an epoch, by the steps that count; what is measured at the end is in the last one."""
+    """A row an epoch, by the steps that count; the last one has the final measures too."""
     run = train(task.setting, checkpoint=task.checkpoint, device=device)
     table = run.history[["step", *CURVE]].copy()
     table["step"] -= task.setting.before
@@ -111,7 +111,7 @@ def record(
         rows: of :data:`ROWS`.
         seeds: of the runs.
         jobs: processes, of one thread each.
-        device: ``"cpu"``, or ``"auto"``, where the processes share a GPU.
+        device: ``"cpu"``, or ``"auto"``, with which the processes share a GPU.
         folder: results folder; the book's by default.
         **options: of :class:`Setting`, for every row, in place of what the row says; a
             ``learning_rate`` in place of those that :func:`tune` found.
@@ -140,7 +140,7 @@ def record(
 
 
 def scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, with what was measured at the end."""
+    """One row a run, with its final measures."""
     return table[table.accuracy.notna()].drop(columns=["step", *CURVE])
 
 
@@ -160,7 +160,7 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
     Claims about rows that the table does not hold are left out.
     """
     columns = ["claim", "measure", "contrast", "mean", "low", "high", "smallest", "verdict"]
-    return told(_readings(table))[columns]
+    return with_criteria(_readings(table))[columns]
 
 
 def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
@@ -170,9 +170,9 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
         folder: results folder; the book's by default.
 
     Returns:
-        The rows of :func:`modalign.studies._claims.told`.
+        The rows of :func:`modalign.studies._claims.with_criteria`.
     """
-    return told(_readings(records.load("videoqa/shapes", folder=folder)))
+    return with_criteria(_readings(records.load("videoqa/shapes", folder=folder)))
 
 
 def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
@@ -181,5 +181,5 @@ def verdicts(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, columns: Sequence[str], *, digits: int = 1) -> pd.DataFrame:
-    """What was measured of each row, means over seeds with 95% intervals."""
+    """The measures of each row, means over seeds with 95% intervals."""
     return interval_table(scores(table), "row", list(columns), digits=digits)

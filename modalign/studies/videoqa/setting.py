@@ -28,11 +28,11 @@ rises: in TVQA_abc and in STAGE with captions, as in paper Table 1, with CKA min
 after training minus before it; the paper's 0.39 and 0.27.
 
 *c12b*, it rises to the level within text: it is no further below CKA between subtitles and words of
-the same model than in the paper, 0.07 and 0.22. What is judged is CKA of video plus this much minus
+the same model than in the paper, 0.07 and 0.22. The contrast is CKA of video plus this much minus
 CKA of subtitles; the smallest effect is 0.05.
 
 Before this was written, seed 100 had shown validation accuracies of rows without CKA alone: STAGE
-reached 84% in half a minute on one core, and TVQA_abc 66%, which is what the subtitles tell; of
+reached 84% in half a minute on one core, and TVQA_abc 66%, which the subtitles alone allow; from
 video alone it learned little.
 """
 
@@ -57,8 +57,8 @@ class Setting:
         weight: lambda of CKA for each question of a batch, whose losses are added up.
         warmup_steps: of CKA alone ("few steps" in the paper).
         counted: whether these are of the ``epochs``, or go before them.
-        text_bias: the chance that the subtitles tell the answer.
-        answer_bias: the chance that the right answer can be told from the wrong ones.
+        text_bias: the chance that the subtitles say the answer.
+        answer_bias: the chance that a word of the right answer sets it apart from the wrong ones.
         examples, watched, tested: questions to train on, to validate on after each epoch, and to
             test on at the end.
         captioned: clips that the captioner is trained on.
@@ -162,11 +162,11 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 
 ROWS = _rows()
-"""What each row changes: floors of a model, the model, and the model with CKA in each reading."""
+"""The changes of each row: floors of a model, the model, and the model with CKA in each reading."""
 
 
 class Contrast(NamedTuple):
-    """A measure of a row, plus a constant, minus a measure of another, and what counts of it."""
+    """A measure of a row, plus a constant, minus a measure of another; and the smallest effect."""
 
     row: str
     measure: str

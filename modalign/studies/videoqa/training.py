@@ -1,4 +1,4 @@
-"""Training TVQA_abc and STAGE with CKA before their attention, and what is measured of them."""
+"""Training TVQA_abc and STAGE with CKA before their attention, and their measures."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ class Questions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model, its history, and what it was trained on."""
+    """A trained model, its history, and its data."""
 
     setting: Setting
     model: Model
@@ -268,7 +268,7 @@ def build(setting: Setting, words: Words) -> Model:
 
 
 def output(model: Model, batch: Mapping[str, Tensor], truth: Truth | None = None) -> Any:
-    """What a model says of a batch of named tensors, :class:`TVQAOutput` or `STAGEOutput`."""
+    """The output of a model for a batch of named tensors, :class:`TVQAOutput` or `STAGEOutput`."""
 
     def padded(*names: str) -> dict[str, Padded]:
         return {name: Padded(batch[name], batch[f"{name}_mask"]) for name in names}
@@ -349,7 +349,7 @@ def train(
 
 @torch.no_grad()
 def outputs(model: Model, questions: Questions) -> list[Any]:
-    """What a model says of all questions, in batches of 250; set it to ``eval()`` first."""
+    """The outputs of a model for all questions, in batches of 250; set it to ``eval()`` first."""
     device = next(model.parameters()).device
     n = len(questions.clips)
     return [
@@ -390,7 +390,7 @@ def looked(run: Run, found: Sequence[STAGEOutput]) -> dict[str, float]:
     Returns:
         ``moment``, whether the likeliest span of the right answer begins there (chance 25), and
         ``region``, whether the word for the colour looks more at the object in question than at
-        the other one of its frame (chance 50); the latter where there is video.
+        the other one of its frame (chance 50); the latter if there is video.
     """
     questions = run.splits["test"]
     target = questions.tensors["target"]
@@ -408,11 +408,11 @@ def looked(run: Run, found: Sequence[STAGEOutput]) -> dict[str, float]:
 
 
 def measured(run: Run) -> dict[str, Any]:
-    """All that is measured of a trained model on test questions.
+    """All measures of a trained model on test questions.
 
     Beside :func:`similarities`, after training and (``..._before``) before it, and :func:`looked`:
-    ``accuracy``; of those that the subtitles tell and the others, ``told`` and ``untold``; and, of
-    generated captions, ``captions_right``.
+    ``accuracy``; on the questions that the subtitles answer, ``told``, and on the others,
+    ``untold``; and, of generated captions, ``captions_right``.
     """
     questions = run.splits["test"]
     found = outputs(run.model, questions)
