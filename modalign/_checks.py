@@ -68,7 +68,7 @@ def _foreign(value: object, kind: Any) -> bool:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Hold a function's arguments against the shapes and types in its signature.
+    """Check a function's arguments against the shapes and types in its signature.
 
     A letter stands for one size in all arguments of a call. If arguments do not fit, an error lists
     each of them beside its expectation: a ``TypeError`` if an argument is of another type

@@ -116,10 +116,10 @@ def harmonized_backward(
 ) -> HarmonyReport:
     r"""Backpropagate two losses apart, and add to ``.grad`` the part that they agree on.
 
-    In place of ``(loss_a + loss_b).backward()``. What the curriculum keeps is added, realigned
-    first if asked for (eq-gradients-weights). **A batch that it drops leaves every .grad as it
-    was**, and ``accepted`` is false: leave the step out. After ``zero_grad()`` each ``.grad`` is
-    then None, and no optimiser of PyTorch moves a weight or a moment even if it steps.
+    In place of ``(loss_a + loss_b).backward()``. Gradients that the curriculum keeps are added,
+    realigned first if asked for (eq-gradients-weights). **A batch that it drops leaves every .grad
+    as it was**, and ``accepted`` is false: leave the step out. After ``zero_grad()`` each ``.grad``
+    is then None, and no optimiser of PyTorch moves a weight or a moment even if it steps.
     Schedules of the learning rate go on.
 
     The cosine is that of the parameters that both losses reach; the others take the gradient of

@@ -12,7 +12,7 @@ from modalign.course.checks import Check, Course, Draw, Side, StudentError, Wron
 from modalign.course.containment import Limits, Place, Worker
 from modalign.course.inside import wire
 
-PATIENCE = 3  # after so many lost processes a task, or a load, is given up
+PATIENCE = 3  # lost processes after which a task, or a load, is given up
 ERRORS = {
     name
     for name, each in vars(builtins).items()

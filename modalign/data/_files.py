@@ -1,4 +1,4 @@
-"""What the loaders share: where files lie, what a bad row is, and how rows become a data set."""
+"""The common part of the loaders: files, bad rows, and how rows become a data set."""
 
 from __future__ import annotations
 

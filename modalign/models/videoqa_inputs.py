@@ -22,7 +22,7 @@ from modalign.models.word_maps import PAD, UNKNOWN, require_word_map
 EOS = "<eos>"
 MARKS = (PAD, UNKNOWN, EOS)
 FPS = 3.0  # frames a second whose features are kept
-# at most so many steps of a context, as in the public code
+# most steps of a context, as in the public code
 LONGEST = {"video": 480, "subtitles": 300, "concepts": 300, "captions": 300}
 _CLITIC = re.compile(r"(?=n't|'(?:s|ve|re|d|ll|m))")
 

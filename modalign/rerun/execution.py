@@ -780,11 +780,11 @@ def journal(name: str, output: Folder) -> list[dict[str, typing.Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _remove_left(ours: Plan, output: Path) -> None:
+def _remove_left(plan: Plan, output: Path) -> None:
     """Remove half-written files of killed processes: of this run, and of runs not being made."""
     for left in output.glob(".*.????????"):
         name = left.name[1:-9]
-        if name == ours.name:
+        if name == plan.name:
             _remove(left)
         elif (output / LOCKS / f"{name}.lock").exists():
             with _claimed(name, output) as free:
@@ -813,8 +813,8 @@ def perform(
 
     if there := finished(output / plan.name):
         return "found", there
-    with _claimed(plan.name, output) as ours:
-        if not ours:
+    with _claimed(plan.name, output) as held:
+        if not held:
             return "busy", None
         if there := finished(output / plan.name):
             return "found", there

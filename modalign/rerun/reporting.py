@@ -598,14 +598,14 @@ def _metrics(
         for name in chosen:
             inventory.require_known(name, numbers, "metric")
     else:
-        mine = [name for name in numbers if name not in COSTS]
-        if not mine:
+        values = [name for name in numbers if name not in COSTS]
+        if not values:
             raise ValueError(
                 f"report: the {_counted(len(runs))} glued no number; --metric takes one of "
                 f"{', '.join(COSTS)}"
             )
-        constant = [name for name in mine if len({repr(each) for each in numbers[name]}) == 1]
-        chosen = [name for name in mine if name not in constant] or mine
+        constant = [name for name in values if len({repr(each) for each in numbers[name]}) == 1]
+        chosen = [name for name in values if name not in constant] or values
         left = [f"{name} = {held[name][0]}" for name in constant if name not in chosen]
         if left:
             remarks.append(f"the same in all runs: {_few(left)}")

@@ -8,7 +8,7 @@ at that rate with the seeds of :data:`SEEDS`, which are in no other sweep of the
 The claims about the arms stand in :mod:`modalign.studies.neumatch.claims`. A best rate at the
 end of its grid is named in the table of verdicts.
 
-Where a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
+If a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
 the training split is at least so high (at the last one, if it never is), in the search as in the
 test: arms are compared at equal training scores, as the paper asks (section 4.4). Norm ratios are
 means over the last 20 epochs of the run in any case.
