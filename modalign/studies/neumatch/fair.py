@@ -13,7 +13,7 @@ the training split is at least so high (at the last one, if it never is), in the
 test: arms are compared at equal training scores, as the paper asks (section 4.4). Norm ratios are
 means over the last 20 epochs of the run in any case.
 
-One command makes a comparison, and goes on if it was stopped::
+One command makes a comparison, and goes on where it was stopped::
 
     from modalign.studies.neumatch import fair
     fair.record("optimizers", jobs=2)  # or "normalizations", "projections"
