@@ -66,7 +66,7 @@ def gradient_cosine(grads_a: Gradients, grads_b: Gradients) -> float:
 def realign(
     grads_a: Gradients, grads_b: Gradients
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    r"""If two gradients conflict, project each onto the other's normal (eq-gradients-realign).
+    r"""If two gradients conflict, take from each its part against the other (eq-gradients-realign).
 
     Algorithm 1 of Wu et al. (2022), with the direction that its print lost, both projections from
     the original gradients; PCGrad (Yu et al. 2020) of two tasks. A tensor that one gradient lacks
