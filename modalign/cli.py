@@ -222,7 +222,7 @@ modalign.add_command(course)
 
 @modalign.command("list")
 def _list() -> None:
-    """The chapters, and what they cost."""
+    """List the chapters and their costs."""
     from modalign import rerun
 
     for chapter in rerun.chapters():

@@ -240,7 +240,7 @@ class Worker:
         self.open = True
 
     def ask(self, request: dict[str, Any], seconds: float) -> Iterator[Any]:
-        """Send a request, and yield what is said; the last has a value or an error.
+        """Send a request, and yield the answers; the last has a value or an error.
 
         Raises:
             wire.Lost: if the process is gone, too late, or sends anything but an answer.

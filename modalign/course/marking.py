@@ -107,7 +107,7 @@ class Session:
                 self.skip[at[0]] = (at[1], at[2])
 
     def ask(self, do: str, **request: Any) -> Any:
-        """Ask the student's side within what is left of the check's time.
+        """Ask the student's side within the rest of the check's time.
 
         Raises:
             StudentError: if their code raises, or the process is lost.

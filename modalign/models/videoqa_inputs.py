@@ -96,7 +96,7 @@ def frame_window(
 ) -> slice:
     """The rows of a clip's features that a question is about: its span and a second around it.
 
-    A clip may be longer than its features: then the window is what they have of it, and at least
+    A clip may be longer than its features: then the window is the part that they have, and at least
     their last row. Without a span (NaN in the file) all rows are in it; the public code takes
     seconds 10 to 30 for these.
 

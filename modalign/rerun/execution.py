@@ -47,7 +47,7 @@ LONGEST_SOCKET = 80  # a path of a Unix socket holds 104 bytes or more; zmq appe
 SAMPLE_SECONDS = 0.5
 OUTPUT_SECONDS = 600  # that the output of a cell may take to arrive after its end
 SCRATCH, STALE_SECONDS = "modalign-scratch-", 60
-# zmq drops what is above its limit of a thousand waiting messages: here there is no limit
+# zmq drops messages above its limit of a thousand that wait: here there is no limit
 NO_LIMIT = (
     "(lambda thread: thread.schedule(lambda: setattr(thread.socket, 'sndhwm', 0)))"
     "(get_ipython().kernel.iopub_thread)"
@@ -361,7 +361,7 @@ def execute(
             watch.ended = "lost"
             reason = (
                 "the end of the cell's output did not arrive: it was made faster than it could be "
-                "sent, and what is there may lack some"
+                "sent, and the output that arrived may lack some of it"
             )
         except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
             # nbclient raises a RuntimeError for a kernel that died while it started

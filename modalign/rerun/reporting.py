@@ -248,7 +248,7 @@ def _number(value: object) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """A row of the report: the values of what is compared, and the version of the code."""
+    """A row of the report: the values that are compared, and the version of the code."""
 
     level: tuple[object, ...]
     code: int
@@ -361,7 +361,7 @@ class Report:
     """The tables of a set of runs, and the remarks on them.
 
     Attributes:
-        title: the chapter and what it was compared by.
+        title: the chapter, and the parameters that it was compared by.
         path: the sweep's file or the folder that was read.
         table: one row a run: parameters, glued values, seconds and memory.
         means: mean and 95% interval over seeds, for each metric and level.
@@ -413,7 +413,7 @@ class Report:
         return picture.getvalue()
 
     def write(self, folder: Folder | None = None) -> Path:
-        """Write tables (parquet and CSV), figure and page; beside what was read by default.
+        """Write tables (parquet and CSV), figure and page; beside the runs or sweep by default.
 
         Raises:
             OSError: if a file cannot be written; those that were written before are whole.

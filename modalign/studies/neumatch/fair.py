@@ -77,8 +77,8 @@ class Comparison(NamedTuple):
     """Arms that are given the same.
 
     Attributes:
-        arms: what each changes of a :class:`~modalign.studies.neumatch.experiments.Setting`.
-        common: what all of them change.
+        arms: changes of a :class:`~modalign.studies.neumatch.experiments.Setting`, by name.
+        common: changes that all of them share.
         reach: text IoU on the training split at which runs are read; None for the last epoch.
     """
 
