@@ -46,7 +46,7 @@ def _readable(annotation: object) -> str:
 
 
 def _plain(value: object, kind: Any) -> object:
-    """A scalar of NumPy or torch as Python's, if that is what was asked for."""
+    """A scalar of NumPy or torch as Python's, if a scalar was asked for."""
     if isinstance(value, Tensor):
         scalar = not value.dim() and not value.requires_grad
     else:
@@ -68,7 +68,7 @@ def _foreign(value: object, kind: Any) -> bool:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Hold a function's arguments against the shapes and types in its signature.
+    """Check a function's arguments against the shapes and types in its signature.
 
     A letter stands for one size in all arguments of a call. If arguments do not fit, an error lists
     each of them beside its expectation: a ``TypeError`` if an argument is of another type
@@ -140,7 +140,7 @@ def require_rows(n: int, smallest: int, name: str, what: str) -> None:
 
 
 def require_choice(value: object, choices: Sequence[str], name: str) -> None:
-    """Refuse what is not among the choices, naming the closest that is."""
+    """Refuse a value that is not among the choices, naming the closest one."""
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -148,7 +148,7 @@ def require_choice(value: object, choices: Sequence[str], name: str) -> None:
 
 
 def require_gram(k: object, n: int, name: str) -> None:
-    """Refuse what is not a symmetric, finite (n, n) matrix."""
+    """Refuse anything but a symmetric, finite (n, n) matrix."""
     if not isinstance(k, Tensor) or not k.is_floating_point() or k.shape != (n, n):
         raise ValueError(f"{name}: expected a floating-point ({n}, {n}) tensor, got {describe(k)}")
     require_finite(k, name)

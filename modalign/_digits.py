@@ -2,5 +2,5 @@
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LEVELS = 16
-# the last so many
+# the last scans of the set
 TEST_SCANS = 360

@@ -84,17 +84,17 @@ def _ended_by_a_signal() -> Iterator[None]:
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    ours = []
+    numbers = []
     if threading.current_thread() is threading.main_thread():
         # nohup ignores them, and is obeyed
         both = (signal.SIGTERM, signal.SIGHUP)
-        ours = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
+        numbers = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
         signal.signal(number, leave)
     try:
         yield
     finally:
-        for number in ours:
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -222,7 +222,7 @@ modalign.add_command(course)
 
 @modalign.command("list")
 def _list() -> None:
-    """The chapters, and what they cost."""
+    """List the chapters and their costs."""
     from modalign import rerun
 
     for chapter in rerun.chapters():

@@ -66,7 +66,7 @@ def gradient_cosine(grads_a: Gradients, grads_b: Gradients) -> float:
 def realign(
     grads_a: Gradients, grads_b: Gradients
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    r"""If two gradients conflict, project each onto the other's normal (eq-gradients-realign).
+    r"""If two gradients conflict, take from each its part against the other (eq-gradients-realign).
 
     Algorithm 1 of Wu et al. (2022), with the direction that its print lost, both projections from
     the original gradients; PCGrad (Yu et al. 2020) of two tasks. A tensor that one gradient lacks
@@ -116,10 +116,10 @@ def harmonized_backward(
 ) -> HarmonyReport:
     r"""Backpropagate two losses apart, and add to ``.grad`` the part that they agree on.
 
-    In place of ``(loss_a + loss_b).backward()``. What the curriculum keeps is added, realigned
-    first if asked for (eq-gradients-weights). **A batch that it drops leaves every .grad as it
-    was**, and ``accepted`` is false: leave the step out. After ``zero_grad()`` each ``.grad`` is
-    then None, and no optimiser of PyTorch moves a weight or a moment even if it steps.
+    In place of ``(loss_a + loss_b).backward()``. Gradients that the curriculum keeps are added,
+    realigned first if asked for (eq-gradients-weights). **A batch that it drops leaves every .grad
+    as it was**, and ``accepted`` is false: leave the step out. After ``zero_grad()`` each ``.grad``
+    is then None, and no optimiser of PyTorch moves a weight or a moment even if it steps.
     Schedules of the learning rate go on.
 
     The cosine is that of the parameters that both losses reach; the others take the gradient of

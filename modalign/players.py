@@ -262,7 +262,7 @@ def sliders(
     Without scripts, and on paper, the state of ``start`` stands still.
 
     Args:
-        draw: takes a place of each slider by name; returns what is inside the SVG, and the text
+        draw: takes a place of each slider by name; returns the inside of the SVG, and the text
             under it.
         places: of each slider, by its name, in order.
         start: where each slider stands at first.

@@ -94,7 +94,7 @@ def forest(ax: Axes, table: pd.DataFrame, label: str, by: str) -> None:
     """Intervals (columns mean, low, high), a row for each ``label`` and a colour for each ``by``.
 
     An interval that crosses the line at 0 decides nothing. A mean of which both ends are missing
-    (say, of one seed) is a point alone; a row without a mean too (say, of what was not run) draws
+    (say, of one seed) is a point alone; a row without a mean too (say, of a run not made) draws
     nothing, and keeps its place.
 
     Raises:

@@ -205,12 +205,12 @@ class Place:
         Raises:
             NotContained: if it does not start, or cannot be confined.
         """
-        ours, theirs = socket.socketpair()
-        number = self._order(b"new ", 0, [theirs.fileno()])
-        theirs.close()
-        worker = Worker(self, ours, number)
+        near, far = socket.socketpair()
+        number = self._order(b"new ", 0, [far.fileno()])
+        far.close()
+        worker = Worker(self, near, number)
         try:
-            said = wire.receive(ours, 60)
+            said = wire.receive(near, 60)
         except (wire.Lost, wire.Malformed) as error:
             worker.close()
             raise NotContained(f"worker: does not start: {error}") from None
@@ -240,7 +240,7 @@ class Worker:
         self.open = True
 
     def ask(self, request: dict[str, Any], seconds: float) -> Iterator[Any]:
-        """Send a request, and yield what is said; the last has a value or an error.
+        """Send a request, and yield the answers; the last has a value or an error.
 
         Raises:
             wire.Lost: if the process is gone, too late, or sends anything but an answer.

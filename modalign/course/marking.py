@@ -12,7 +12,7 @@ from modalign.course.checks import Check, Course, Draw, Side, StudentError, Wron
 from modalign.course.containment import Limits, Place, Worker
 from modalign.course.inside import wire
 
-PATIENCE = 3  # after so many lost processes a task, or a load, is given up
+PATIENCE = 3  # lost processes after which a task, or a load, is given up
 ERRORS = {
     name
     for name, each in vars(builtins).items()
@@ -107,7 +107,7 @@ class Session:
                 self.skip[at[0]] = (at[1], at[2])
 
     def ask(self, do: str, **request: Any) -> Any:
-        """Ask the student's side within what is left of the check's time.
+        """Ask the student's side within the rest of the check's time.
 
         Raises:
             StudentError: if their code raises, or the process is lost.

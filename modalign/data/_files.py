@@ -1,4 +1,4 @@
-"""What the loaders share: where files lie, what a bad row is, and how rows become a data set."""
+"""The common part of the loaders: files, bad rows, and how rows become a data set."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def json_object(line: bytes, types: Mapping[str, type | tuple[type, ...]]) -> di
 
 
 def typed(value: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Refuse what is not a dictionary with these keys, and values of these types."""
+    """Refuse anything but a dictionary with these keys, and values of these types."""
     if not isinstance(value, dict):
         raise Problem(f"expected a JSON object, got {value!r:.60}")
     for key, kind in types.items():
@@ -307,7 +307,7 @@ def sentence(text: str, what: str) -> str:
 
 
 class Once:
-    """Refuses what was seen before.
+    """Refuses keys that were seen before.
 
     >>> once = Once("caption")
     >>> once("a.jpg#0")
@@ -481,7 +481,7 @@ class Reading:
             self.notes.append(f"{len(self.bad)} bad rows were skipped")
 
     def table(self, rows: list[Row], features: datasets.Features) -> datasets.Dataset:
-        """The data set of the rows, with the report of what was left out.
+        """The data set of the rows, with the report of the rows left out.
 
         A value that does not fit its column is a bad row like any other.
         """

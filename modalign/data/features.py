@@ -30,7 +30,7 @@ class FeatureFile:
     """Matrices by key: an HDF5 file, an ``.npz``, a ``.safetensors``, or a folder of ``KEY.npy``.
 
     A key that is missing, and a matrix that is pickled, not finite as float32, not (rows, width) or
-    of another width than the first one read, are errors that name file and key. So is what lies in
+    of another width than the first one read, are errors that name file and key. So is data of
     another file: a key such as ``../x``, a link out of the folder, and the links, external storage
     and virtual data sets of HDF5.
 
@@ -132,7 +132,7 @@ def _matrix(stored: np.ndarray, place: str, width: int | None) -> np.ndarray:
 
 
 class _HDF5:
-    """An HDF5 file, of which only what lies in the file itself is read."""
+    """An HDF5 file, of which only data in the file itself are read."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.file = h5py.File(path, "r")

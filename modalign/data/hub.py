@@ -71,20 +71,20 @@ def read(
                 f"one of {', '.join(map(str, parts))}, got {split!r}: {name!r}"
             )
     # a split keeps its name unless ``splits`` gives it another
-    ours = {name: name for name in parts} | {name: split for split, name in splits.items()}
-    theirs = [str(name) for name in parts if name is not None]
-    if len(set(ours.values())) < len(ours):
+    renamed = {name: name for name in parts} | {name: split for split, name in splits.items()}
+    known = [str(name) for name in parts if name is not None]
+    if len(set(renamed.values())) < len(renamed):
         raise ValueError(
-            f"{reading.source.name}: splits: two of the set's splits would have one name: {ours}"
+            f"{reading.source.name}: splits: two of the set's splits would have one name: {renamed}"
         )
-    if reading.split is not None and reading.split not in ours.values():
+    if reading.split is not None and reading.split not in renamed.values():
         raise ValueError(
             f"{reading.source.name}: split: no {reading.split!r} there, but "
-            f"{', '.join(theirs) or 'none'}; splits={{{reading.split!r}: ...}} says which one it is"
+            f"{', '.join(known) or 'none'}; splits={{{reading.split!r}: ...}} says which one it is"
         )
-    wanted = [name for name in parts if reading.wanted(ours[name])]
+    wanted = [name for name in parts if reading.wanted(renamed[name])]
     tables = [
-        _completed(reading, rows, name, ours[name], roots)
+        _completed(reading, rows, name, renamed[name], roots)
         for name in wanted
         for rows in parts[name]
     ]
@@ -224,8 +224,8 @@ def _joined(reading: Reading, parts: list[datasets.Dataset]) -> datasets.Dataset
 
 def _renamed(part: datasets.Dataset, columns: Mapping[str, str], name: str) -> datasets.Dataset:
     """Columns under their new names; sound and video as their files are, to be decoded later."""
-    missing = [theirs for theirs in columns.values() if theirs not in part.column_names]
-    taken = [ours for ours in columns if ours in part.column_names and ours not in columns.values()]
+    missing = [old for old in columns.values() if old not in part.column_names]
+    taken = [new for new in columns if new in part.column_names and new not in columns.values()]
     if missing or taken or len(set(columns.values())) < len(columns):
         wrong = [
             *(f"no column {each!r}" for each in missing),
@@ -234,7 +234,7 @@ def _renamed(part: datasets.Dataset, columns: Mapping[str, str], name: str) -> d
         raise ValueError(
             f"{name}: columns: {'; '.join(wrong)}; it has {', '.join(part.column_names)}"
         )
-    part = part.rename_columns({theirs: ours for ours, theirs in columns.items() if ours != theirs})
+    part = part.rename_columns({old: new for new, old in columns.items() if new != old})
     features = datasets.Features({name: _undecoded(each) for name, each in part.features.items()})
     return part if features == part.features else part.cast(features)
 

@@ -1,6 +1,6 @@
 """``nlvr``: is a sentence true of a synthetic picture? (Suhr, Lewis, Yeh and Artzi 2017).
 
-Each picture has three boxes with shapes in them; ``structure`` lists what is in each. The official
+Each picture has three boxes with shapes in them; ``structure`` lists those of each. The official
 release has six pictures of each example, with the boxes in every order.
 """
 

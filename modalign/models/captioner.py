@@ -69,7 +69,7 @@ class Captioner(nn.Module):
         embed_dim: E, width of a word's embedding.
         decoder_dim: H, size of the LSTM's state.
         dropout: before the logits.
-        start, end: the tokens ``<start>`` and ``<end>``. If given, captions are held against
+        start, end: the tokens ``<start>`` and ``<end>``. If given, captions are checked against
             them; :meth:`beam_search` needs them.
 
     Raises:

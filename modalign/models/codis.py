@@ -265,7 +265,7 @@ class Codis(nn.Module):
             hidden, _ = self.towers.read(masked.input_ids, mask)
             chosen = masked.labels != -100
             words = self.mlm_head(self.fusion(hidden, mask, image)[chosen])
-            # eq-codis-mlm; a batch if no word was chosen has nothing to learn
+            # eq-codis-mlm; a batch in which no word was chosen has nothing to learn
             found["mlm"] = functional.cross_entropy(
                 words, masked.labels[chosen], reduction="sum"
             ) / chosen.sum().clamp_min(1)

@@ -161,7 +161,7 @@ class ImageEncoder(_Small):
     Pictures are cut into overlapping patches; each stage then halves the grid and doubles the
     channels: 64 x 64 pixels give 8 x 8 states by default, and scans of 8 x 8 pixels 4 x 4 states
     with ``patch=1``. Group normalisation (Wu and He 2018), not batch normalisation: it costs the
-    same, and a picture's states do not depend on what else is in the batch, which in a clip would
+    same, and a picture's states do not depend on the rest of the batch, which in a clip would
     be its neighbours. The summary is the mean of the states plus their maximum: an object fills few
     of the places, and a mean alone dilutes it.
 

@@ -127,13 +127,13 @@ class FixedInput(nn.Module):
                 f"x: expected features whose squares {describe(x)} holds, got sizes up to "
                 f"{float(x.abs().max()):.2g}; rescale them"
             )
-        # rounding of what is constant: of each feature, and of the sums in a projection
+        # rounding of constant features: of each feature, and of the sums in a projection
         size = mean.abs() if isinstance(self.project, nn.Identity) else z.double().abs().mean()
         self.mean, self.std = mean, torch.where(std > 1e-6 * size, std, 1.0)
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows q"]:
-        """Zero mean and unit variance over what it was fitted to.
+        """Zero mean and unit variance over the features that it was fitted to.
 
         Raises:
             ValueError: for another width or dtype, and for features that are not finite, or are not
@@ -282,7 +282,7 @@ def positions(
 
     The paper names elements left, elements already used, ratios and reciprocals. These are, for
     clips and snippets: how many are left; the part that is left, and its reciprocal; and the ratio
-    clips to snippets of what is left and of what is used, and its reciprocal. One is added to each
+    clips to snippets of those left and of those used, and its reciprocal. One is added to each
     count, so that nothing divides by zero.
     """
     total, left, used = lengths[:, None] + 1.0, lengths[:, None] - cursors + 1.0, cursors + 1.0
@@ -709,5 +709,5 @@ def _require_fit(actions: Tensor, trail: Walk, lengths: Tensor, num_actions: int
         sample = int(over.nonzero()[0])
         raise ValueError(
             f"actions: sample {sample} has {lengths[sample].tolist()} clips and snippets, and its "
-            f"actions take {trail.after[sample].tolist()} or match what is not there"
+            f"actions take {trail.after[sample].tolist()} or match elements that are not there"
         )

@@ -33,7 +33,7 @@ from modalign.models.encoders import states
 from modalign.models.inputs import tokenize
 
 LIBRARIES = ("transformers", "tokenizers", "torch", "pillow", "scipy")
-FORMAT = 1  # of what is kept: raised when the same inputs come to give other features
+FORMAT = 1  # of the kept files: raised when the same inputs come to give other features
 
 
 def encode(
@@ -54,8 +54,8 @@ def encode(
 
     Pictures, sounds and texts go through the model's own preprocessing: its image processor (the
     one of PIL, whether torchvision is there or not), its feature extractor, after resampling to
-    its rate, or its tokenizer, which cuts what is longer than the model takes. Features are kept
-    in ``cache_dir`` and found again by the model's files or commit, by what the column holds (of
+    its rate, or its tokenizer, which cuts texts that are too long for it. Features are kept
+    in ``cache_dir`` and found again by the model's files or commit, by the column's content (of
     files on disk: path, size and time of change), and by the versions of the libraries.
 
     Args:

@@ -23,7 +23,7 @@ from modalign.models.tvqa_abc import ANSWERS
 from modalign.models.videoqa_inputs import FPS, matrix_of, require_columns
 
 EVERY = 6  # frames from one that is looked at to the next: 0.5 a second
-# at most so many frames of a clip, regions of a frame, words of its lines, and of an answer
+# most frames of a clip, regions of a frame, words of its lines, and words of an answer
 FRAMES, REGIONS, WORDS, ANSWER = 300, 25, 50, 40
 SIZE = (640, 360)  # of a frame, in pixels
 SIDES = ("left", "top", "width", "height")

@@ -137,7 +137,7 @@ def ranking_pairs(
     """Pairs of a region that a word means and one that it does not, of the same frame.
 
     Args:
-        labels: whether a region is what the word of the right answer names, by question, frame,
+        labels: whether a word of the right answer names a region, by question, frame,
             word and region.
         regions: the real ones.
         negatives: drawn for each positive, with replacement.

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from modalign._checks import checked
 
-LOWEST = -1e10  # the score of what is masked, as in the public code
+LOWEST = -1e10  # the score of masked places, as in the public code
 LONGEST = 500  # rows of a table of positions, as there
 
 
 def lowest(dtype: torch.dtype) -> float:
-    """The score of what is masked, in a precision that may not hold -1e10."""
+    """The score of masked places, in a precision that may not hold -1e10."""
     return max(LOWEST, torch.finfo(dtype).min)
 
 

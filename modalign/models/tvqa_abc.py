@@ -19,7 +19,7 @@ from modalign.models.padded import Padded, lengths_of, require_dtype, require_pa
 from modalign.models.released import Released, Source
 
 ANSWERS = 5
-# the streams, and what the parameters of each are called in the public code; captions are ours
+# the streams, and the names of their parameters in the public code; captions are an addition
 STREAMS = {"video": "vid", "subtitles": "sub", "concepts": "vcpt", "captions": "cap"}
 
 
@@ -328,7 +328,7 @@ def require_answers(answers: Tensor, b: int) -> None:
 
 
 def require_target(target: Tensor) -> None:
-    """Refuse what is not the number of one of five answers."""
+    """Refuse anything but the number of one of five answers."""
     if not len(target) or target.min() < 0 or target.max() >= ANSWERS:
         raise ValueError(f"target: expected answers 0 to 4, got {target.tolist()[:10]}")
 

@@ -46,7 +46,7 @@ class Config:
         patch: samples of a token (paper: 128).
         words: most words of a text (paper: 16).
         drop: share of the tokens of video and sound that training leaves out (paper: 0.5).
-        summary: ``"mean"`` of what the trunk gives, or a learned ``"token"`` (paper).
+        summary: ``"mean"`` of the trunk's outputs, or a learned ``"token"`` (paper).
         dim_va: of the space of video and audio (paper: 512).
         dim_vt: of the space of video and text (paper: 256).
         temperature: of both losses (paper: 0.07).

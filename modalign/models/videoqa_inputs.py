@@ -22,7 +22,7 @@ from modalign.models.word_maps import PAD, UNKNOWN, require_word_map
 EOS = "<eos>"
 MARKS = (PAD, UNKNOWN, EOS)
 FPS = 3.0  # frames a second whose features are kept
-# at most so many steps of a context, as in the public code
+# most steps of a context, as in the public code
 LONGEST = {"video": 480, "subtitles": 300, "concepts": 300, "captions": 300}
 _CLITIC = re.compile(r"(?=n't|'(?:s|ve|re|d|ll|m))")
 
@@ -96,7 +96,7 @@ def frame_window(
 ) -> slice:
     """The rows of a clip's features that a question is about: its span and a second around it.
 
-    A clip may be longer than its features: then the window is what they have of it, and at least
+    A clip may be longer than its features: then the window is the part that they have, and at least
     their last row. Without a span (NaN in the file) all rows are in it; the public code takes
     seconds 10 to 30 for these.
 

@@ -15,7 +15,7 @@ DISGUISED = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9.]+)+|[0-9.]*_[0-9_.]*
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses what it would pass over."""
+    """PyYAML's safe loader, which also refuses faults that it would pass over."""
 
     def compose_mapping_node(self, anchor: typing.Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -51,7 +51,7 @@ def _refusal(text: str, node: yaml.Node) -> yaml.MarkedYAMLError:
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """How many values a node stands for, once every alias is replaced by what it names."""
+    """How many values a node stands for, once every alias is replaced by its value."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in known:

@@ -47,7 +47,7 @@ LONGEST_SOCKET = 80  # a path of a Unix socket holds 104 bytes or more; zmq appe
 SAMPLE_SECONDS = 0.5
 OUTPUT_SECONDS = 600  # that the output of a cell may take to arrive after its end
 SCRATCH, STALE_SECONDS = "modalign-scratch-", 60
-# zmq drops what is above its limit of a thousand waiting messages: here there is no limit
+# zmq drops messages above its limit of a thousand that wait: here there is no limit
 NO_LIMIT = (
     "(lambda thread: thread.schedule(lambda: setattr(thread.socket, 'sndhwm', 0)))"
     "(get_ipython().kernel.iopub_thread)"
@@ -361,7 +361,7 @@ def execute(
             watch.ended = "lost"
             reason = (
                 "the end of the cell's output did not arrive: it was made faster than it could be "
-                "sent, and what is there may lack some"
+                "sent, and the output that arrived may lack some of it"
             )
         except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
             # nbclient raises a RuntimeError for a kernel that died while it started
@@ -780,11 +780,11 @@ def journal(name: str, output: Folder) -> list[dict[str, typing.Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _remove_left(ours: Plan, output: Path) -> None:
+def _remove_left(plan: Plan, output: Path) -> None:
     """Remove half-written files of killed processes: of this run, and of runs not being made."""
     for left in output.glob(".*.????????"):
         name = left.name[1:-9]
-        if name == ours.name:
+        if name == plan.name:
             _remove(left)
         elif (output / LOCKS / f"{name}.lock").exists():
             with _claimed(name, output) as free:
@@ -813,8 +813,8 @@ def perform(
 
     if there := finished(output / plan.name):
         return "found", there
-    with _claimed(plan.name, output) as ours:
-        if not ours:
+    with _claimed(plan.name, output) as held:
+        if not held:
             return "busy", None
         if there := finished(output / plan.name):
             return "found", there

@@ -379,7 +379,7 @@ def parameters(chapter: str, *, root: Folder | None = None) -> dict[str, Paramet
 
 
 def presets(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, Value]]:
-    """The named settings of a chapter, held against its parameters.
+    """The named settings of a chapter, checked against its parameters.
 
     Raises:
         ValueError: for a preset that names an unknown parameter or a value it may not have.
@@ -401,7 +401,7 @@ def presets(chapter: str, *, root: Folder | None = None) -> dict[str, dict[str, 
 
 
 def settings(known: Mapping[str, Parameter], values: Mapping[str, object]) -> dict[str, Value]:
-    """Hold named values against the parameters; returns them in canonical form.
+    """Check named values against the parameters; returns them in canonical form.
 
     Raises:
         ValueError: for an unknown name, with the closest one; for a value that does not fit.

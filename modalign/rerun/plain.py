@@ -48,7 +48,7 @@ class Names(typing.NamedTuple):
 
 
 class Directive(typing.NamedTuple):
-    """A fenced block: ``name`` and ``argument`` of its first line, options, and what is within."""
+    """A fenced block: ``name`` and ``argument`` of its first line, options, and body."""
 
     name: str
     argument: str

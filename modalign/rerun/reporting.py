@@ -248,7 +248,7 @@ def _number(value: object) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """A row of the report: the values of what is compared, and the version of the code."""
+    """A row of the report: the values that are compared, and the version of the code."""
 
     level: tuple[object, ...]
     code: int
@@ -361,7 +361,7 @@ class Report:
     """The tables of a set of runs, and the remarks on them.
 
     Attributes:
-        title: the chapter and what it was compared by.
+        title: the chapter, and the parameters that it was compared by.
         path: the sweep's file or the folder that was read.
         table: one row a run: parameters, glued values, seconds and memory.
         means: mean and 95% interval over seeds, for each metric and level.
@@ -413,7 +413,7 @@ class Report:
         return picture.getvalue()
 
     def write(self, folder: Folder | None = None) -> Path:
-        """Write tables (parquet and CSV), figure and page; beside what was read by default.
+        """Write tables (parquet and CSV), figure and page; beside the runs or sweep by default.
 
         Raises:
             OSError: if a file cannot be written; those that were written before are whole.
@@ -598,14 +598,14 @@ def _metrics(
         for name in chosen:
             inventory.require_known(name, numbers, "metric")
     else:
-        mine = [name for name in numbers if name not in COSTS]
-        if not mine:
+        values = [name for name in numbers if name not in COSTS]
+        if not values:
             raise ValueError(
                 f"report: the {_counted(len(runs))} glued no number; --metric takes one of "
                 f"{', '.join(COSTS)}"
             )
-        constant = [name for name in mine if len({repr(each) for each in numbers[name]}) == 1]
-        chosen = [name for name in mine if name not in constant] or mine
+        constant = [name for name in values if len({repr(each) for each in numbers[name]}) == 1]
+        chosen = [name for name in values if name not in constant] or values
         left = [f"{name} = {held[name][0]}" for name in constant if name not in chosen]
         if left:
             remarks.append(f"the same in all runs: {_few(left)}")

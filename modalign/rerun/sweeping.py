@@ -56,7 +56,7 @@ class Sweep:
         chapter: such as ``cka``.
         grid: values by parameter.
         seeds: of every combination; empty for the chapter's own.
-        preset: what the combinations change.
+        preset: changed by the combinations.
         parameters: changes common to all runs.
     """
 
@@ -106,7 +106,7 @@ def define_sweep(
         chapter: such as ``"cka"``.
         grid: values by parameter.
         seeds: how many (0, 1, ...) or which; 0 keeps the chapter's own.
-        preset: what the combinations change.
+        preset: changed by the combinations.
         parameters: changes common to all runs.
         root: the book's folder; found from the working directory by default.
 
@@ -243,7 +243,7 @@ class Outcome:
         lines += [f"  {name}: {problem}" for name, problem in self.problems.items()]
         lines += self.remarks
         if not self.ok:
-            lines.append("The same command again makes what is missing.")
+            lines.append("The same command again makes the missing runs.")
         look = command("report", shortest_path(str(self.path)))
         return "\n".join([*lines, f"Look at them with: {look}"])
 
@@ -529,8 +529,8 @@ def sweep(
     """Make every run of a sweep that is not there yet, each in a kernel of its own.
 
     A run is made once: calls that overlap, in one folder, share what they make. A worker that
-    dies, or a scheduler that restarts, costs only what was unfinished. Ctrl-C ends the running
-    kernels and keeps what is finished.
+    dies, or a scheduler that restarts, costs only unfinished runs. Ctrl-C ends the running
+    kernels and keeps finished runs.
 
     Args:
         what: a chapter, or a sweep that `read_sweep` gave, which brings its own grid.

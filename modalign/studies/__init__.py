@@ -1,1 +1,1 @@
-"""What each chapter runs: one study a chapter, with the stem of its notebook."""
+"""The experiments of each chapter: one study a chapter, with the stem of its notebook."""

@@ -520,7 +520,7 @@ set, so that nothing there is absent. Claims of the whole network are decided in
 
 
 def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataFrame:
-    """Hold :data:`CONTRASTS` against tables of runs.
+    """Judge :data:`CONTRASTS` by tables of runs.
 
     Args:
         tables: ``"pace"`` and ``"norms"``, or one of them.

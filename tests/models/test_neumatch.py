@@ -364,7 +364,10 @@ def test_walk_follows_each_action():
         ({1: torch.tensor([0, 4])}, "clip_lengths: expected 1 to 5, got \\[0, 4\\]"),
         ({3: torch.tensor([3, 9])}, "snippet_lengths: expected 1 to 3"),
         ({4: torch.tensor([[0] * 6, [0] * 6])}, "sample 0 has \\[5, 3\\] clips and snippets"),
-        ({4: torch.tensor([[1, 1, 1, 2], [0] * 4])}, "sample 0 .* or match what is not there"),
+        (
+            {4: torch.tensor([[1, 1, 1, 2], [0] * 4])},
+            "sample 0 .* or match elements",
+        ),
         ({4: torch.tensor([[3, 0], [0, 0]])}, "actions: expected -1 to 2, got"),
         ({4: torch.tensor([[-1, 0], [0, 0]])}, "-1 after the last action only"),
         ({0: torch.full((2, 5, 9), torch.nan)}, "clips: expected finite values, got NaN in row 0"),

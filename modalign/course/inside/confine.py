@@ -112,7 +112,7 @@ def _address_space() -> int:
 
 
 def confine(readable: Sequence[str] | None, listable: Sequence[str] = ()) -> None:
-    """Keep from this process all but computing, and reading what is named.
+    """Allow this process only to compute, and to read the files that are named.
 
     Args:
         readable: files and folders that may be read; None if something else confines files.

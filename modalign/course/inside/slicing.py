@@ -52,7 +52,7 @@ def sliced(
         cells: kind (code or another) and source of each. An answer whose cell became Markdown
             counts: a cell of another kind is read if it is Python that binds a name.
         wanted: names.
-        replaced: sources that stand in place of what the cells bind these names to.
+        replaced: sources that define these names in place of the cells.
 
     >>> cells = [("code", "import math\\nprint(1)"), ("code", "def f(): return math.pi")]
     >>> found = sliced(cells, ["f"])

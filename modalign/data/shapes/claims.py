@@ -1,4 +1,4 @@
-"""What can be said of a scene, as data whose truth is looked up in the scene: no text is parsed.
+"""Statements about a scene, as data whose truth is looked up in the scene: no text is parsed.
 
 "A" means at least one, and numbers are exact.
 """

@@ -141,5 +141,5 @@ def _other(scene: Scene, draw: Callable[[int], Scene]) -> Scene:
 
 
 def _sounds(scene: Scene) -> list[tuple[str, ...]]:
-    """What is heard of a scene."""
+    """The audible part of a scene."""
     return sorted((o.shape, o.colour, o.size, o.motion) for o in scene.objects)

@@ -48,7 +48,7 @@ _NAMES = ("shape", "colour", "size", "motion")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What rows hold. Every row has ``id``, ``split`` and ``index``, and then these views.
+    """The content of rows. Every row has ``id``, ``split`` and ``index``, and then these views.
 
     ==============  ==========================================================================
     view            columns

@@ -1,4 +1,4 @@
-"""The chapter "Captioning": settings, rows and claims, and what was decided before any sweep.
+"""The chapter "Captioning": settings, rows and claims, and the decisions before any sweep.
 
 Every row has the same pictures, steps and seeds, and differs by :data:`ROWS` alone: lambda, the
 estimator, and a warm-up on CKA alone. Its epochs are *counted* among the others, or go *before*

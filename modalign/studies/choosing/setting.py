@@ -1,4 +1,4 @@
-"""Settings, arms and conditions of the chapter "Choosing", and what was decided before its sweeps.
+"""Settings, arms and conditions of the chapter "Choosing", and the decisions before its sweeps.
 
 * **Model.** One network for every arm: a picture is the hub, and its sound and its text are each
   matched with it by InfoNCE. The arms of :data:`ARMS` add a method, or two, and change nothing

@@ -124,7 +124,7 @@ class Rounds:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained learner, its history, and what it was trained and scored on."""
+    """A trained learner, its history, and the data of its training and its scores."""
 
     setting: Setting
     learner: Learner
@@ -214,7 +214,7 @@ def train(
 
 
 class Clock:
-    """Seconds of one core, without what is left out between stop and start."""
+    """Seconds of one core, without the time between stop and start."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -253,10 +253,10 @@ def from_few(table: pd.DataFrame) -> Found:
     keys = ["measure", "size", "epoch"]
     runs = {key: part.set_index("seed") for key, part in table.groupby(keys)}
     for other, size, epoch in itertools.product(("cca", "svcca"), few.SIZES, few.STATES):
-        ours, theirs = (runs[measure, size, epoch] for measure in ("biased", other))
+        ckas, others = (runs[measure, size, epoch] for measure in ("biased", other))
         reading = f"{other}, {size} examples, epoch {epoch}"
-        yield "c6a", reading, *_apart(theirs.error, ours.error)
-        yield "c6b", reading, *_apart(ours.told_apart, theirs.told_apart)
+        yield "c6a", reading, *_apart(others.error, ckas.error)
+        yield "c6b", reading, *_apart(ckas.told_apart, others.told_apart)
 
 
 def from_kernels(digits: pd.DataFrame, synthetic: pd.DataFrame) -> Found:
@@ -383,8 +383,8 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
 def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
     """One verdict a claim of the paper, over all parts and readings that are not exploratory."""
-    ours = {name for name, claim in CLAIMS.items() if claim.exploratory}
-    of_paper = judgements[~judgements.claim.isin(ours)]
+    added = {name for name, claim in CLAIMS.items() if claim.exploratory}
+    of_paper = judgements[~judgements.claim.isin(added)]
     return decided(of_paper.assign(claim=of_paper.claim.str.extract(r"(c\d+)", expand=False)))
 
 

@@ -34,7 +34,7 @@ Statistics = Literal["set", "default"]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One run. Defaults are the paper's where it gives a value.
+    """One run. Defaults are the paper's if it gives a value.
 
     Attributes:
         pairs: ``"random"`` pairs share nothing; in ``"shared"`` pairs B depends on A.
@@ -142,7 +142,7 @@ def uncentred_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: for features that are not finite.
-        DegenerateError: where all of them are 0.
+        DegenerateError: if all of them are 0.
     """
     for z, name in ((x, "x"), (y, "y")):
         require_finite(z, name)

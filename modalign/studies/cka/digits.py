@@ -312,7 +312,7 @@ SWEEPS: dict[str, tuple[Callable[[Task], pd.DataFrame], tuple[int, ...], int]] =
     "cka/digit_words": (_words, (0, 20), 0),
     "cka/digit_kernels": (_kernels, (10,), 10),
 }
-"""By table: what each run measures, its lengths in epochs, and the first of the seeds."""
+"""By table: the function of each run, its lengths in epochs, and the first of the seeds."""
 
 
 def record(names: Iterable[str] = tuple(SWEEPS), *, seeds: int = 10, jobs: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""What one step on a minibatch does to the pairs outside it: Figure 1 of the CKA paper, counted.
+"""How one step on a minibatch moves the pairs outside it: Figure 1 of the CKA paper, counted.
 
 A run is stopped after some epochs. From that state single steps are taken, each on a minibatch of
 its own and each from the same state again, and the cosine of every pair is compared before and

@@ -1,4 +1,4 @@
-"""The chapter "CODIS": settings, rows and claims, and what was decided before each sweep.
+"""The chapter "CODIS": settings, rows and claims, and the decisions before each sweep.
 
 For all sweeps:
 

@@ -231,7 +231,7 @@ def judge(
     budget: str = "",
     table: str = "",
 ) -> pd.DataFrame:
-    """Hold contrasts against runs, one row each of a row's name and a seed.
+    """Judge contrasts by runs, one row each of a row's name and a seed.
 
     Args:
         runs: with the columns ``row``, ``seed``, the measures and ``last ratio ...``.

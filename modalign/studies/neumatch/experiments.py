@@ -325,7 +325,7 @@ class Run:
 
     Attributes:
         model: as trained.
-        history: a row an epoch, with what was evaluated.
+        history: a row an epoch, with its evaluations.
         test: the test split, reduced.
         assigned: the snippets that the model gives to its clips.
     """

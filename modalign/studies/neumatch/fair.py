@@ -8,12 +8,12 @@ at that rate with the seeds of :data:`SEEDS`, which are in no other sweep of the
 The claims about the arms stand in :mod:`modalign.studies.neumatch.claims`. A best rate at the
 end of its grid is named in the table of verdicts.
 
-Where a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
+If a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
 the training split is at least so high (at the last one, if it never is), in the search as in the
 test: arms are compared at equal training scores, as the paper asks (section 4.4). Norm ratios are
 means over the last 20 epochs of the run in any case.
 
-One command makes a comparison, and goes on if it was stopped::
+One command makes a comparison, and goes on where it was stopped::
 
     from modalign.studies.neumatch import fair
     fair.record("optimizers", jobs=2)  # or "normalizations", "projections"
@@ -77,8 +77,8 @@ class Comparison(NamedTuple):
     """Arms that are given the same.
 
     Attributes:
-        arms: what each changes of a :class:`~modalign.studies.neumatch.experiments.Setting`.
-        common: what all of them change.
+        arms: changes of a :class:`~modalign.studies.neumatch.experiments.Setting`, by name.
+        common: changes that all of them share.
         reach: text IoU on the training split at which runs are read; None for the last epoch.
     """
 

@@ -102,7 +102,7 @@ def misalign(
 
 
 def draw_kinds(n: int, rate: float, *, generator: torch.Generator) -> Tensor:
-    """Misalign each triplet with a chance of ``rate``, by one of the three kinds, all as likely.
+    """Misalign each triplet with a chance of ``rate``, by one of three kinds, all equally likely.
 
     A triplet that is misaligned at one rate is so at all higher rates, in the same way.
 

@@ -27,7 +27,7 @@ def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0
     Args:
         rows: with ``answers`` (five), ``label``, ``question`` and ``video``, such as those of
             ``load("tvqa-plus", "validation")``.
-        folds: clips are dealt to so many folds; what is learned is tried on clips of another one.
+        folds: number of folds of clips; weights are tried on a fold that they did not learn from.
         seed: of the deal.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The chapter "Video QA": settings, rows and claims, and what was decided before any sweep.
+"""The chapter "Video QA": settings, rows and claims, and the decisions before any sweep.
 
 Every row has the same clips, questions, steps and seeds. Rows of one model differ by :data:`ROWS`
 alone, and by the learning rate. That is tuned for rows with CKA and rows without it alike: each
