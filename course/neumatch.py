@@ -92,7 +92,7 @@ def _(my, book, draw):
     n, m = draw.integer(4, 7), draw.integer(4, 7)
     right = [(1, 1), (1, 2), (2, 2), (3, 3)]
     close(my.actions_of(right, n, m), book.actions_of(right, n, m))
-    back = [(1, 2), (2, 1)], [(2, 1), (1, 2)], [(1, 1), (1, 1)]
+    back = [(1, 2), (2, 1)], [(2, 1), (1, 2)], [(2, 2), (1, 1)], [(1, 1), (1, 1)]
     outside = [(-1, 0)], [(0, -1)], [(n, 0)], [(0, m)]
     for wrong in (*back, *outside):
         refuses(my.actions_of, wrong, n, m)
@@ -213,11 +213,11 @@ class Model:
 
     def __call__(self, states):
         self.asked.append(sorted([*given, top] for given, top in states))
-        rows = [
-            sum((k + 2) * (snippet + 2) for k, snippet in enumerate(given)) + 31 * top
+        rows = {
+            (given, top): sum((k + 2) * (each + 2) for k, each in enumerate(given)) + 31 * top
             for given, top in states
-        ]
-        return self.table[[7 * row % len(self.table) for row in rows]]
+        }
+        return self.table[[7 * rows[each] % len(self.table) for each in states]]
 
 
 model = Model()
