@@ -179,8 +179,10 @@ def _(my, book, draw):
 @sheet.check("drop_dtw", 2, "a price for each; dropped clips between two of one snippet")
 def _(my, book, draw):
     for n, m in ((7, 2), (7, 4), (2, 4), (5, 7), (1, 1), (9, 3), (9, 3), (2, 8), (3, 9)):
-        given = priced(draw, n, m)
-        close(list(my.drop_dtw(*given)), list(book.drop_dtw(*given)))
+        for much in (1, 0.3):
+            cost, *prices = priced(draw, n, m)
+            given = cost, *(much * each for each in prices)
+            close(list(my.drop_dtw(*given)), list(book.drop_dtw(*given)))
 
 
 @sheet.check("drop_dtw", 1, "infinite prices; no alignment left; float32, and arguments left alone")
