@@ -209,6 +209,19 @@ def close(mine: Any, theirs: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> 
         raise Wrong("another value")
 
 
+def near(mine: Thing, theirs: Thing, *, digits: int) -> None:
+    """Compare a number that a student typed with the book's, to so many digits after the point.
+
+    Raises:
+        Wrong: where it is no number, or another.
+    """
+    typed = mine.value
+    if type(typed) not in (int, float):
+        raise Wrong("expected a Python number")
+    if not abs(typed - theirs.value) <= 0.5 * 10.0**-digits + 1e-9:
+        raise Wrong("another number")
+
+
 def refuses(thing: Thing, *args: Any, error: type[Exception] = ValueError, **kwargs: Any) -> None:
     """Require that a call raises this error, on whichever side.
 

@@ -142,6 +142,9 @@ def _stub(course: Course, task: str, body: str | None) -> str:
             for name in methods:
                 what = "pass" if name == "__init__" else body
                 made += f"    def {name}(self, *args, **kwargs):\n        {what}\n"
+        elif isinstance(node, ast.Assign):
+            target = ast.unparse(node.targets[0])
+            made += f"def stub(*args):\n    {body}\n{target} = stub(torch.zeros(()))\n"
     return made
 
 

@@ -1,8 +1,9 @@
 """An assignment, read from the Exercises section of a chapter: one source, three copies.
 
 Cells of a task carry the tag ``task-NAME``: texts, one code cell tagged ``solution`` with the two
-marker lines of nbgrader around what students write, and visible checks tagged ``check``. A cell
-tagged ``words`` holds a text that people mark. A cell tagged ``course-setup`` holds imports.
+marker lines of nbgrader around what students write, and visible checks tagged ``check``. What they
+write may be numbers: a region at the margin whose lines are all ``name = value``. A cell tagged
+``words`` holds a text that people mark. A cell tagged ``course-setup`` holds imports.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ START_FOLD, END_FOLD = (
     re.compile(rf"^`{{3,}}\{{{each}\}}") for each in ("solution-start", "solution-end")
 )
 TASK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"([A-Za-z]\w*) = ")
 
 
 class Cell(NamedTuple):
@@ -157,22 +160,21 @@ def without_markers(source: str) -> str:
 
 
 def stubbed(source: str) -> str:
-    """A solution with its regions replaced by a stub.
+    """A solution with its regions replaced by a stub; numbers keep their names.
 
     >>> print(stubbed("def f():\\n    ### BEGIN SOLUTION\\n    return 1\\n    ### END SOLUTION"))
     def f():
         raise NotImplementedError("your answer")
+    >>> print(stubbed("### BEGIN SOLUTION\\nshare = 1 / 3\\n### END SOLUTION"))
+    share = ...
     """
-    lines, inside = [], False
-    for line in source.split("\n"):
-        if line.strip() == BEGIN:
-            inside = True
-            lines.append(line.replace(BEGIN, STUB))
-        elif line.strip() == END:
-            inside = False
-        elif not inside:
-            lines.append(line)
-    return "\n".join(lines)
+
+    def stub(region: re.Match[str]) -> str:
+        named = [NUMBER.match(line) for line in region[2].splitlines()]
+        kept = [f"{each[1]} = ..." for each in named if each]
+        return "\n".join(kept) if kept and len(kept) == len(named) else region[1] + STUB
+
+    return REGION.sub(stub, source)
 
 
 def instructor(assignment: Assignment) -> dict[str, Any]:

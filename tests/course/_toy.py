@@ -2,6 +2,8 @@
 
 import json
 
+from modalign.course.source import BEGIN, END
+
 CENTRED = '''def centred(k):
     """A Gram matrix with rows and columns of mean zero."""
     ### BEGIN SOLUTION
@@ -62,6 +64,23 @@ def _(my, book, draw):
     refuses(my.alignment, k, gram(draw, 5, 3))
 """
 
+NUMBERS = f"{BEGIN}\nshare = 1 / 3\nrest = 1 - share\n{END}"
+
+NEAR = """
+
+from modalign.course.checks import near
+
+
+@sheet.check("numbers", 1, "the share")
+def _(my, book, draw):
+    near(my.share, book.share, digits=2)
+
+
+@sheet.check("numbers", 1, "the rest")
+def _(my, book, draw):
+    near(my.rest, book.rest, digits=2)
+"""
+
 
 def cell(kind, source, *tags):
     made = {"cell_type": kind, "id": f"c{abs(hash((source, tags)))}", "metadata": {"tags": [*tags]}}
@@ -80,7 +99,7 @@ def exercise(task, text):
     return cell("markdown", fence + hint + start, f"task-{task}")
 
 
-END = "A remark of the solution.\n\n```{solution-end}\n```"
+LAST = "A remark of the solution.\n\n```{solution-end}\n```"
 
 
 def cells():
@@ -95,7 +114,7 @@ def cells():
             "task-centred",
             "check",
         ),
-        cell("markdown", END, "task-centred"),
+        cell("markdown", LAST, "task-centred"),
         exercise("alignment", "Align them."),
         cell("code", ALIGNMENT, "task-alignment", "solution"),
         cell(
@@ -104,11 +123,23 @@ def cells():
             "task-alignment",
             "check",
         ),
-        cell("markdown", END, "task-alignment"),
+        cell("markdown", LAST, "task-alignment"),
         exercise("why", "Why?"),
         cell("markdown", "Because of the mean.", "task-why", "words"),
         cell("markdown", "```{solution-end}\n```", "task-why"),
     ]
+
+
+def numbers(folder):
+    """The toy with a fourth task, in two numbers."""
+    task = [
+        exercise("numbers", "How much is a third, and what is the rest?"),
+        cell("code", NUMBERS, "task-numbers", "solution"),
+        cell("code", "assert share < rest < 1", "task-numbers", "check"),
+        cell("markdown", LAST, "task-numbers"),
+    ]
+    named = CHECKS.replace('"why": (5, 2)', '"why": (5, 2), "numbers": 5')
+    return book(folder, [*cells(), *task], named + NEAR)
 
 
 def book(folder, held=None, checks=CHECKS):

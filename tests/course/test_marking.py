@@ -140,6 +140,40 @@ def test_a_gap_between_right_and_wrong_is_seen_by_close():
         close(1, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("typed", "earned"),
+    [
+        ("0.33", 1),
+        ("0.335", 1),
+        ("round(10 / 3) / 9", 1),
+        ("0.34", 0),
+        ("33", 0),
+        ("True", 0),
+        ("float('nan')", 0),
+        ("'0.33'", 0),
+        ("torch.tensor(1 / 3)", 0),
+        ("10**400", 0),
+        ("...", 0),
+    ],
+)
+def test_numbers_are_marked_each_to_the_digits_asked(tmp_path, place, typed, earned):
+    held = checks.load("toy", _toy.numbers(tmp_path))
+    found = outcomes(held, place, ("share = 1 / 3", f"share = {typed}"), ("1 - share", "0.67"))
+    assert found.of("numbers") == 1 + earned
+    assert not found.needs_a_person
+
+
+def test_stubs_of_numbers_earn_nothing(tmp_path, place):
+    held = checks.load("toy", _toy.numbers(tmp_path))
+    untouched = json.dumps(source.student(held.assignment)).encode()
+    assert marking.mark(held, untouched, place, "secret").earned == 0
+    for name, body in proof.STUBS.items():
+        answer = proof._stub(held, "numbers", body)
+        assert "rest = " in answer, name
+        given = notebook(held, (_toy.NUMBERS, answer))
+        assert marking.mark(held, given, place, "s", tasks=["numbers"]).earned == 0, name
+
+
 @pytest.mark.parametrize("name", proof.DAMAGE)
 def test_damage_that_costs_no_mark(toy, place, name):
     held = proof.DAMAGE[name](source.instructor(toy.assignment))

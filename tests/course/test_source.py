@@ -38,6 +38,13 @@ def test_no_line_of_a_solution_is_in_the_students_copy(toy, book):
     assert "<summary>Hint</summary>" in held
 
 
+def test_numbers_keep_their_names_in_the_students_copy():
+    numbers = f"{source.BEGIN}\nshare = 1 / 3\ncount = 7  # of ten\n{source.END}"
+    assert source.stubbed(f"a = 1\n{numbers}\nb = 2") == "a = 1\nshare = ...\ncount = ...\nb = 2"
+    mixed = numbers.replace("count =", "print(share)\ncount =")
+    assert source.stubbed(mixed) == source.STUB
+
+
 def test_the_instructors_copy_runs(toy):
     names = {}
     for cell in source.instructor(toy.assignment)["cells"]:
