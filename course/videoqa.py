@@ -249,7 +249,7 @@ def _(my, book, draw):
 
 @sheet.check("attention_ranking", 1, "many regions, without a table of pairs")
 def _(my, book, draw):
-    scores = 0.2 * draw.normal(2, 20_000, dtype=torch.float32)
-    positive = draw.uniform(2, 20_000) < 0.5
+    scores = 0.2 * draw.normal(2, 40_000, dtype=torch.float32)
+    positive = draw.uniform(2, 40_000) < 0.5
     given = scores, positive, ~positive
     close(my.attention_ranking(*given), book.attention_ranking(*given))
