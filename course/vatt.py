@@ -54,14 +54,10 @@ def _(my, book, draw):
 def _(my, book, draw):
     given = draw.normal(2, 5, 3, 4, 7, grad=True), 2, 3, 4
     along = draw.normal(2, 3 * 2 * 2, 2 * 3 * 4 * 3)
-    close(
-        my.tubelets.gradients(*given, along=along), book.tubelets.gradients(*given, along=along)
-    )
+    close(my.tubelets.gradients(*given, along=along), book.tubelets.gradients(*given, along=along))
     given = draw.normal(2, 3 * 2 * 2, 2 * 3 * 4 * 3, grad=True), 2, 3, 4, (5, 3, 4, 7)
     along = draw.normal(2, 5, 3, 4, 7)
-    close(
-        my.video_of.gradients(*given, along=along), book.video_of.gradients(*given, along=along)
-    )
+    close(my.video_of.gradients(*given, along=along), book.video_of.gradients(*given, along=along))
 
 
 RATES = (0.0, 0.25, 0.5, 0.75)  # so that a rounded product cannot cross a whole number
@@ -208,7 +204,7 @@ def _(my, book, draw):
 
 @sheet.check("modality_positions", 1, "gradients of the tables, and very many places")
 def _(my, book, draw):
-    shape = 400, 300, 500
+    shape = 400, 300, 1000
     given = tables(draw, (8, 30, 7), dtype=torch.float32), shape, places(draw, shape)
     close(my.modality_positions(*given), book.modality_positions(*given), rtol=1e-3, atol=1e-4)
     given = tables(draw, (3, 6, 4), grad=True), (5, 4, 9), places(draw, (5, 4, 9))

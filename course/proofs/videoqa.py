@@ -291,7 +291,10 @@ BUGS = {
         "a difference for the product": (JOINED, "[x.expand_as(u), u, u - x]"),
         "x squared": (JOINED, "[x.expand_as(u), u, x.expand_as(u) * x]"),
         "in another order": (JOINED, "[u, x.expand_as(u), u * x]"),
-        "answers in another order": ("return carried", "carried = carried.roll(1, 1)\n    return carried"),
+        "answers in another order": (
+            "return carried",
+            "carried = carried.roll(1, 1)\n    return carried",
+        ),
         "axes of one are dropped": (
             "return " + FILLED,
             "carried = " + FILLED + "\n    return carried.squeeze()",
@@ -301,19 +304,28 @@ BUGS = {
             "query.data = query.data.nan_to_num(0)\n    q = query.masked_fill(",
         ),
         "u detached": (JOINED, "[x.expand_as(u), u.detach(), u * x]"),
-        "weights detached": ("weights.masked_fill(missing, 0)", "weights.masked_fill(missing, 0).detach()"),
+        "weights detached": (
+            "weights.masked_fill(missing, 0)",
+            "weights.masked_fill(missing, 0).detach()",
+        ),
         "float64": ("return carried", "carried = carried.double()\n    return carried"),
     },
     "qa_guided": {
         "the dot product": (UNITS, "q @ v.mT"),
         "words alone are units": ("functional.normalize(v, dim=-1).mT", "v.mT"),
         "regions alone are units": ("functional.normalize(q, dim=-1) @", "q @"),
-        "units along the words": ("functional.normalize(q, dim=-1)", "functional.normalize(q, dim=-2)"),
+        "units along the words": (
+            "functional.normalize(q, dim=-1)",
+            "functional.normalize(q, dim=-2)",
+        ),
         "squared lengths": (
             UNITS,
             "q @ v.mT / (q.square().sum(-1)[..., None] * v.square().sum(-1)[:, :, None]).clamp(min=1e-12)",
         ),
-        "eps of a thousandth": ("functional.normalize(q, dim=-1)", "q / (q.norm(dim=-1, keepdim=True) + 1e-2)"),
+        "eps of a thousandth": (
+            "functional.normalize(q, dim=-1)",
+            "q / (q.norm(dim=-1, keepdim=True) + 1e-2)",
+        ),
         "zeros are NaN": ("functional.normalize(q, dim=-1)", "q / q.norm(dim=-1, keepdim=True)"),
         "no scale": ("(scale * cosines)", "cosines"),
         "scale 10 always": ("(scale * cosines)", "(10.0 * cosines)"),
@@ -324,7 +336,10 @@ BUGS = {
         ),
         "another default": ("scale=10.0", "scale=1.0"),
         "scaled cosines returned": ("q * u], -1), cosines", "q * u], -1), scale * cosines"),
-        "weights returned": ("q * u], -1), cosines", "q * u], -1), weights.masked_fill(missing, 0)"),
+        "weights returned": (
+            "q * u], -1), cosines",
+            "q * u], -1), weights.masked_fill(missing, 0)",
+        ),
         "minus infinity returned": (
             "q * u], -1), cosines",
             "q * u], -1), cosines.masked_fill(missing, -1e10)",
@@ -357,10 +372,19 @@ BUGS = {
         "in another order": (READ, "[u, q.expand_as(u), q * u]"),
         "the word as a unit": (READ, "[functional.normalize(q, dim=-1).expand_as(u), u, q * u]"),
         "u detached in the product": (READ, "[q.expand_as(u), u, q * u.detach()]"),
-        "weights detached": ("weights.masked_fill(missing, 0)", "weights.masked_fill(missing, 0).detach()"),
+        "weights detached": (
+            "weights.masked_fill(missing, 0)",
+            "weights.masked_fill(missing, 0).detach()",
+        ),
         "cosines detached": ("q * u], -1), cosines", "q * u], -1), cosines.detach()"),
-        "the first frame for all": ("functional.normalize(v, dim=-1).mT", "functional.normalize(v[:, :1], dim=-1).mT.expand_as(v.mT)"),
-        "words before frames": ("return torch.cat(", "cosines = cosines.transpose(1, 2)\n    return torch.cat("),
+        "the first frame for all": (
+            "functional.normalize(v, dim=-1).mT",
+            "functional.normalize(v[:, :1], dim=-1).mT.expand_as(v.mT)",
+        ),
+        "words before frames": (
+            "return torch.cat(",
+            "cosines = cosines.transpose(1, 2)\n    return torch.cat(",
+        ),
         "regions filled in place": (
             "q, v = q[:, None]",
             "v.data = v.data.nan_to_num(0)\n    q, v = q[:, None]",
@@ -374,24 +398,51 @@ BUGS = {
         "loss: both in full": (".sum() / 2\n", ".sum()\n"),
         "loss: the sign": (LOSS, "loss + logs[known, true[known]].sum() / 2"),
         "loss: the start twice": ("zip((start, end), target.T)", "zip((start, start), target.T)"),
-        "loss: the first frame twice": ("zip((start, end), target.T)", "zip((start, end), target[:, :1].expand(-1, 2).T)"),
-        "loss: first and last swapped": ("zip((start, end), target.T)", "zip((end, start), target.T)"),
-        "loss: chances for logarithms": ("-torch.inf).log_softmax(1)\n        loss", "-torch.inf).softmax(1)\n        loss"),
-        "loss: no softmax": ("-torch.inf).log_softmax(1)\n        loss", "-torch.inf)\n        loss"),
+        "loss: the first frame twice": (
+            "zip((start, end), target.T)",
+            "zip((start, end), target[:, :1].expand(-1, 2).T)",
+        ),
+        "loss: first and last swapped": (
+            "zip((start, end), target.T)",
+            "zip((end, start), target.T)",
+        ),
+        "loss: chances for logarithms": (
+            "-torch.inf).log_softmax(1)\n        loss",
+            "-torch.inf).softmax(1)\n        loss",
+        ),
+        "loss: no softmax": (
+            "-torch.inf).log_softmax(1)\n        loss",
+            "-torch.inf)\n        loss",
+        ),
         "loss: a logarithm of the softmax": (
             "-torch.inf).log_softmax(1)\n        loss",
             "-torch.inf).softmax(1).log()\n        loss",
         ),
-        "loss: missing frames count": ("scores.masked_fill(missing, -torch.inf)", "scores.nan_to_num(0)"),
+        "loss: missing frames count": (
+            "scores.masked_fill(missing, -torch.inf)",
+            "scores.nan_to_num(0)",
+        ),
         "loss: one frame more": (
             ">= frames[:, None]\n    known",
             "> frames[:, None]\n    known",
         ),
-        "loss: a softmax over the batch": ("-torch.inf).log_softmax(1)\n        loss", "-torch.inf).log_softmax(0)\n        loss"),
-        "loss: a missing target is the last frame": ("known, loss = target[:, 0] >= 0, 0", "known, loss = target[:, 0] >= -1, 0"),
+        "loss: a softmax over the batch": (
+            "-torch.inf).log_softmax(1)\n        loss",
+            "-torch.inf).log_softmax(0)\n        loss",
+        ),
+        "loss: a missing target is the last frame": (
+            "known, loss = target[:, 0] >= 0, 0",
+            "known, loss = target[:, 0] >= -1, 0",
+        ),
         "loss: the first frame is unknown": ("target[:, 0] >= 0", "target[:, 0] > 0"),
-        "loss: detached": (LOSS, "loss - logs[known, true[known]].detach().sum() / 2 + 0 * logs[known, true[known]].sum()"),
-        "ends before starts": ("(b[..., None] + ends).flatten(1).max(1)", "(b[..., None] + functional.pad(e, (n - 1, 0), value=-torch.inf).unfold(1, n, 1)).flatten(1).max(1)"),
+        "loss: detached": (
+            LOSS,
+            "loss - logs[known, true[known]].detach().sum() / 2 + 0 * logs[known, true[known]].sum()",
+        ),
+        "ends before starts": (
+            "(b[..., None] + ends).flatten(1).max(1)",
+            "(b[..., None] + functional.pad(e, (n - 1, 0), value=-torch.inf).unfold(1, n, 1)).flatten(1).max(1)",
+        ),
         "each by itself": (
             "best, at = (b[..., None] + ends).flatten(1).max(1)\n    return torch.stack([at // n, at // n + at % n], 1), best",
             "return torch.stack([b.argmax(1), e.argmax(1)], 1), b.max(1).values + e.max(1).values",
@@ -409,8 +460,14 @@ BUGS = {
         "the end after the last": ("at // n + at % n]", "at // n + at % n + 1]"),
         "the length for the end": ("at // n + at % n]", "at % n + 1]"),
         "the end twice": ("[at // n, at // n + at % n]", "[at // n + at % n] * 2"),
-        "rows by the frames": ("[at // n, at // n + at % n]", "[at // b.shape[1], at % b.shape[1]]"),
-        "missing frames chosen": (BOTH_FILLED, "both = (each.nan_to_num(0) for each in (start, end))"),
+        "rows by the frames": (
+            "[at // n, at // n + at % n]",
+            "[at // b.shape[1], at % b.shape[1]]",
+        ),
+        "missing frames chosen": (
+            BOTH_FILLED,
+            "both = (each.nan_to_num(0) for each in (start, end))",
+        ),
         "missing frames in the softmax": (
             BOTH_FILLED + "\n    b, e = (each.log_softmax(1) for each in both)",
             "both = (each.nan_to_num(0) for each in (start, end))\n"
@@ -446,19 +503,28 @@ BUGS = {
         ),
         "spans as floats": ("at % n], 1), best", "at % n], 1).to(best), best"),
         "spans transposed": ("at % n], 1), best", "at % n], 0), best"),
-        "longer spans pay": ("b[..., None] + ends)", "b[..., None] + ends - 0.1 * torch.arange(n))"),
+        "longer spans pay": (
+            "b[..., None] + ends)",
+            "b[..., None] + ends - 0.1 * torch.arange(n))",
+        ),
     },
     "attention_ranking": {
         "a logarithm a pair": (
             SOFT,
             "sum(functional.softplus(r[y][:, None] - r[x]).sum() for r, x, y in zip(s, p, n))",
         ),
-        "a mean over pairs": (SOFT, "functional.softplus(low + high - p.sum(1).log() - n.sum(1).log()).sum()"),
+        "a mean over pairs": (
+            SOFT,
+            "functional.softplus(low + high - p.sum(1).log() - n.sum(1).log()).sum()",
+        ),
         "a mean over negatives": (SOFT, "functional.softplus(low + high - n.sum(1).log()).sum()"),
         "a sum over words": (" / both.sum().clamp(min=1)", ""),
         "a mean over all words": ("both.sum().clamp(min=1)", "len(scores)"),
         "NaN if there is none": ("both.sum().clamp(min=1)", "both.sum()"),
-        "half of the kinds is enough": ("positive.any(1) & negative.any(1)", "positive.any(1) | negative.any(1)"),
+        "half of the kinds is enough": (
+            "positive.any(1) & negative.any(1)",
+            "positive.any(1) | negative.any(1)",
+        ),
         "positives are enough": ("positive.any(1) & negative.any(1)", "positive.any(1)"),
         "the sign": (
             "low = (-s).masked_fill(~p, -torch.inf).logsumexp(1)\n    high = s.",
@@ -471,8 +537,14 @@ BUGS = {
             ("scale * scores[both]", "(scale * scores[both]).nan_to_num(0)"),
         ],
         "kinds swapped": ("positive[both], negative[both]", "negative[both], positive[both]"),
-        "the hardest negative": ("s.masked_fill(~n, -torch.inf).logsumexp(1)", "s.masked_fill(~n, -torch.inf).amax(1)"),
-        "the worst positive": ("(-s).masked_fill(~p, -torch.inf).logsumexp(1)", "(-s).masked_fill(~p, -torch.inf).amax(1)"),
+        "the hardest negative": (
+            "s.masked_fill(~n, -torch.inf).logsumexp(1)",
+            "s.masked_fill(~n, -torch.inf).amax(1)",
+        ),
+        "the worst positive": (
+            "(-s).masked_fill(~p, -torch.inf).logsumexp(1)",
+            "(-s).masked_fill(~p, -torch.inf).amax(1)",
+        ),
         "the best positive": (
             "(-s).masked_fill(~p, -torch.inf).logsumexp(1)",
             "-s.masked_fill(~p, -torch.inf).amax(1)",
