@@ -51,7 +51,7 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
     """Readings of the map taken apart: ``world`` and ``how`` beside what was judged."""
     split = rows.reading.str.split(", ", n=3, expand=True).reindex(columns=range(4))
     world = split[0] + ", " + split[1] + ", " + split[2]
-    return rows.assign(world=world, how=split[3].fillna(""))
+    return rows.assign(world=world, how=split[3].astype(object).fillna(""))
 
 
 def _panel(ax: Axes, shown: pd.DataFrame, limit: float) -> None:
