@@ -74,13 +74,11 @@ def _names(root: Path, files: tuple[tuple[Path, int], ...]) -> Names:
         titles[page.relative_to(root).with_suffix("").as_posix()] = _title(text)
     numbers = _chapter_numbers(root / "_toc.yml")
     for path in inventory.notebooks(root):
-        held, page = (
-            inventory.read_notebook(path),
-            path.relative_to(root).with_suffix("").as_posix(),
-        )
+        held = inventory.read_notebook(path)
+        name = path.relative_to(root).with_suffix("").as_posix()
         texts = [cell.source for cell in held.cells if cell.cell_type == "markdown"]
-        titles[page] = _title("\n".join(texts))
-        found = [*_labels(texts), *_figures(held, numbers.get(page))]
+        titles[name] = _title("\n".join(texts))
+        found = [*_labels(texts), *_figures(held, numbers.get(name))]
         for label, text in found:
             labels.setdefault(label, text)
     return Names(
