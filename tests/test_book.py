@@ -11,6 +11,8 @@ import pypdf
 import pytest
 from bs4 import BeautifulSoup
 
+from modalign.rerun.plain import names
+
 ROOT = pathlib.Path(__file__).parents[1]
 FAULTS = """
 async () => {
@@ -109,6 +111,18 @@ def test_every_link_anchor_and_image_leads_somewhere(html):
             elif fragment and target.suffix == ".html" and fragment not in anchors(target):
                 broken.append(f"{page.name}: {address} (no such anchor)")
     assert not broken
+
+
+def test_plain_copies_number_figures_as_the_pages_do(html):
+    shown = {
+        figure["id"]: number.get_text().strip()
+        for page in pages(html)
+        for figure in parsed(page).find_all("figure", id=True)
+        if (number := figure.select_one(".caption-number"))
+    }
+    told = {k: v for k, v in names(ROOT).labels.items() if v.startswith("Fig. ")}
+    assert told
+    assert {name: shown.get(name.lower()) for name in told} == told
 
 
 def test_no_page_loads_anything_from_the_network(html):

@@ -1,8 +1,8 @@
 """A chapter for any notebook program: MyST's markup turned into plain Markdown, numbers in place.
 
 The pages render roles and directives. JupyterLab, VS Code and a forge show them as they are typed.
-A plain copy has equations in dollars, values in place of glue, names in place of references, and
-drawings within it.
+A plain copy has equations in dollars, values in place of glue, names in place of references,
+drawings within it, and the numbers and captions of its figures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Names(typing.NamedTuple):
     """The texts that replace references of a book.
 
     Attributes:
-        labels: the text of each label: an equation's number, a section's or an exercise's title.
+        labels: the text of each label: an equation's or a figure's number, a section's or an
+            exercise's title.
         pages: the title of each page, by its path without suffix.
         works: authors and year of each work in the bibliography.
         macros: the text of each command that the book defines, and its number of arguments.
@@ -71,10 +72,14 @@ def _names(root: Path, files: tuple[tuple[Path, int], ...]) -> Names:
     for page in sorted((root / "book").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         titles[page.relative_to(root).with_suffix("").as_posix()] = _title(text)
+    numbers = _chapter_numbers(root / "_toc.yml")
     for path in inventory.notebooks(root):
-        texts = _markdown(inventory.read_notebook(path))
-        titles[path.relative_to(root).with_suffix("").as_posix()] = _title("\n".join(texts))
-        for label, text in _labels(texts):
+        held = inventory.read_notebook(path)
+        name = path.relative_to(root).with_suffix("").as_posix()
+        texts = [cell.source for cell in held.cells if cell.cell_type == "markdown"]
+        titles[name] = _title("\n".join(texts))
+        found = [*_labels(texts), *_figures(held, numbers.get(name))]
+        for label, text in found:
             labels.setdefault(label, text)
     return Names(
         labels, titles, _works(root / "book" / "references.bib"), _macros(root / "_config.yml")
@@ -86,12 +91,16 @@ def _title(text: str) -> str:
     return found[1] if found else ""
 
 
-def _markdown(notebook: nbformat.NotebookNode) -> list[str]:
-    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+def _chapter_numbers(contents: Path) -> dict[str, int]:
+    """The number of each page in the numbered parts of a book, which are numbered through."""
+    held = read_yaml(contents)
+    parts = [part for part in held.get("parts", []) if part.get("numbered")]
+    pages = [each["file"] for part in parts for each in part["chapters"]]
+    return {page.removesuffix(".ipynb"): number for number, page in enumerate(pages, 1)}
 
 
 def _labels(texts: list[str]) -> Iterator[tuple[str, str]]:
-    """Every label of a chapter, with the text that a reference to it becomes."""
+    """Every label of a chapter but a figure's, with the text that a reference to it becomes."""
     equations = exercises = 0
     lines = [line for text in texts for line in text.splitlines()]
     for place, line in enumerate(lines):
@@ -109,8 +118,31 @@ def _labels(texts: list[str]) -> Iterator[tuple[str, str]]:
             elif fence[2] == "exercise":
                 exercises += 1
                 yield found.options["label"], f"Exercise {exercises} ({found.argument})"
-            elif "name" in found.options:
-                yield found.options["name"], "the figure"
+
+
+def _figures(notebook: nbformat.NotebookNode, chapter: int | None) -> Iterator[tuple[str, str]]:
+    """The number of every figure that has a name, drawn by a directive or by a cell.
+
+    The pages count those with a name or a caption, in a numbered chapter within it.
+    """
+    number = 0
+    for cell in notebook.cells:
+        shown = [_figure(cell)]
+        if cell.cell_type == "markdown":
+            lines = cell.source.splitlines()
+            places = [place for place, line in enumerate(lines) if FENCE.match(line)]
+            blocks = [_block(lines, place)[0] for place in places]
+            shown = [(b.options.get("name", ""), b.body) for b in blocks if b.name == "figure"]
+        for name, caption in shown:
+            number += bool(name or caption)
+            if name:
+                yield name, "the figure" if chapter is None else f"Fig. {chapter}.{number}"
+
+
+def _figure(cell: nbformat.NotebookNode) -> tuple[str, list[str]]:
+    """The name of what a cell of code draws, and the lines of its caption; empty without."""
+    given = cell.metadata.get("mystnb", {}).get("figure", {})
+    return given.get("name", ""), given.get("caption", "").splitlines()
 
 
 def _macros(path: Path) -> dict[str, tuple[str, int]]:
@@ -168,7 +200,28 @@ def plain(
                 data = base64.b64encode((folder / path).read_bytes()).decode("ascii")
                 cell.setdefault("attachments", {})[name] = {MEDIA[path.suffix]: data}
     made.cells = [cell for cell in made.cells if cell.cell_type == "code" or cell.source]
+    made.cells = [each for cell in made.cells for each in (cell, *_caption(cell, known, values))]
     return made
+
+
+def _caption(
+    cell: nbformat.NotebookNode, known: Names, values: Mapping[str, typing.Any]
+) -> list[nbformat.NotebookNode]:
+    """What stands below a figure that a cell draws: in the notebook it is metadata."""
+    name, lines = _figure(cell)
+    if not lines:
+        return []
+    text = "\n".join(_numbered(name, _render(lines, known, values, {}), known))
+    below = nbformat.v4.new_markdown_cell(text)
+    below.pop("id", None)
+    if "id" in cell:
+        below["id"] = f"{cell.id:.56}-caption"  # the same in every copy
+    return [below]
+
+
+def _numbered(name: str, caption: list[str], known: Names) -> list[str]:
+    """A caption behind the number of its figure, where it has one."""
+    return [f"**{known.labels[name]}**", *caption] if name in known.labels else caption
 
 
 def _block(lines: list[str], start: int) -> tuple[Directive, int]:
@@ -231,7 +284,8 @@ def _directive(
         path = Path(found.argument)
         attached[path.name] = path
         alt = html.escape(found.options.get("alt", ""), quote=False)
-        return [f"![{alt}](attachment:{path.name})", "", *within()]
+        caption = _numbered(found.options.get("name", ""), within(), known)
+        return [f"![{alt}](attachment:{path.name})", "", *caption]
     if name == "exercise":
         return [f"**{known.labels.get(label, found.argument)}**", "", *within()]
     solved = f"Solution to {known.labels.get(found.argument, found.argument)}"

@@ -14,7 +14,12 @@ from modalign.rerun.plain import Names, names, plain
 
 ROOT = pathlib.Path(__file__).parents[2]
 KNOWN = Names(
-    labels={"eq-a": "(1)", "ex-a": "Exercise 1 (Half)", "sec-a": "Where it is shown"},
+    labels={
+        "eq-a": "(1)",
+        "ex-a": "Exercise 1 (Half)",
+        "sec-a": "Where it is shown",
+        "fig-a": "Fig. 2.1",
+    },
     pages={"notebooks/cka": "Centred kernel alignment", "book/running": "Running"},
     works={"b2020": ("Bee et al.", "2020"), "c2021": ("Cee", "2021")},
     macros={"norm": (r"\lVert #1 \rVert", 1), "R": (r"\mathbb{R}", 0)},
@@ -35,6 +40,7 @@ def read(text, values=None, folder=ROOT):
         ("{glue:text}`a-many:,`", "1,234"),
         ("by {eq}`eq-a`", "by (1)"),
         ("see {ref}`sec-a` and {ref}`here <sec-a>`", "see Where it is shown and here"),
+        ("{numref}`fig-a`, {numref}`this <fig-a>`", "Fig. 2.1, this"),
         ("{doc}`cka`, {doc}`/book/running`", "“Centred kernel alignment”, “Running”"),
         ("{doc}`that chapter <cka>`", "that chapter"),
         (
@@ -72,6 +78,7 @@ def test_hints_are_folded():
         "{eq}`eq-b`",
         "{glue:text}`gone`",
         "{doc}`gone`",
+        "{numref}`gone`",
         "{cite:p}`b2020, gone`",
         "{kbd}`x`",
         "```{note}\nx\n```",
@@ -94,6 +101,56 @@ def test_a_drawing_travels_within_the_notebook(tmp_path):
     cell = read("```{image} a.svg\n:alt: three dots\n```", folder=tmp_path)
     assert cell.source == "![three dots](attachment:a.svg)"
     assert cell.attachments == {"a.svg": {"image/svg+xml": "PHN2Zy8+"}}
+
+
+def test_a_drawing_has_its_number_before_its_caption():
+    source = read("```{figure} gone.svg\n:name: fig-a\n:alt: dots\n\nBy {eq}`eq-a`.\n```").source
+    assert source == "![dots](gone.svg)\n\n**Fig. 2.1**\n\nBy (1)."
+
+
+def drawn(name="", caption="By {eq}`eq-a`,\n{glue:text}`a:.1f`."):
+    cell = nbformat.v4.new_code_cell("draw()", id=f"draws-{name}")
+    cell.metadata.mystnb = {"figure": {"name": name, "caption": caption}}
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [("fig-a", "**Fig. 2.1**\nBy (1),\n0.5."), ("", "By (1),\n0.5.")],
+)
+def test_what_a_cell_draws_has_its_number_and_caption_below(name, reads):
+    held = nbformat.v4.new_notebook(cells=[drawn(name)])
+    made = plain(held, {"a": 0.5}, KNOWN, ROOT)
+    nbformat.validate(made)
+    assert [cell.cell_type for cell in made.cells] == ["code", "markdown"]
+    assert made.cells[1].source == reads
+    assert made.cells[1].id == f"draws-{name}-caption"
+
+
+def test_figures_are_numbered_within_the_numbered_chapters(tmp_path):
+    markdown = nbformat.v4.new_markdown_cell
+    with_name = "```{figure} a.svg\n:name: fig-drawing\n\nWords.\n```"
+    without = "```{figure} a.svg\n\nOnly words.\n```\n\n```{image} a.svg\n```"
+    cells = [markdown(with_name), drawn("fig-first"), markdown(without), drawn("fig-last")]
+    (tmp_path / "book").mkdir()
+    for name, held in {"a": [], "b": cells, "c": [drawn("fig-loose")]}.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=held), tmp_path / f"{name}.ipynb")
+    contents = """format: jb-book
+root: intro
+parts:
+  - numbered: 1
+    chapters: [{file: a}]
+  - numbered: 1
+    chapters: [{file: b.ipynb}]
+  - chapters: [{file: c}]
+"""
+    (tmp_path / "_toc.yml").write_text(contents)
+    assert names(tmp_path).labels == {
+        "fig-drawing": "Fig. 2.1",
+        "fig-first": "Fig. 2.2",
+        "fig-last": "Fig. 2.4",
+        "fig-loose": "the figure",
+    }
 
 
 @pytest.mark.parametrize("path", ["gone.svg", "../other/b.webp"])

@@ -1,6 +1,5 @@
 """Figures of the synthetic experiment's verdicts."""
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
@@ -21,26 +20,28 @@ PALETTE = sns.color_palette("vlag_r", as_cmap=True)
 
 
 def verdict_map(rows: pd.DataFrame, *, limit: float = 0.1) -> Figure:
-    """The readings of c1 to c4: a row a world and CKA, a colour an effect, and a sign a verdict.
+    """The readings of c1 to c4: a column a world and CKA, a colour an effect, and a sign a verdict.
 
     Args:
         rows: of :func:`modalign.studies.cka.claims.rows`.
         limit: effects of this size and above have the strongest colour.
     """
-    figure = plt.figure(figsize=(8, 8.5), layout="constrained")
-    axes = figure.subplot_mosaic([["c1", "c1", "c2"], ["c3a", "c3b", "c4"]], width_ratios=[1, 1, 1])
-    for name, title in TITLES.items():
-        shown = parts(rows[rows.claim == name])
-        first = name in ("c1", "c3a")
-        _panel(axes[name], shown, limit, labels=first)
-        axes[name].set_title(title, fontsize=10)
+    shown = {name: parts(rows[rows.claim == name]) for name in TITLES}
+    heights = [each.how.nunique() for each in shown.values()]
+    size = 4.2, 0.24 * sum(heights) + 3.4
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained"
+    )
+    for ax, (name, readings) in zip(axes, shown.items(), strict=True):
+        _panel(ax, readings, limit)
+        ax.set_title(TITLES[name], fontsize=10)
     colours = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), PALETTE)
     figure.colorbar(
         colours,
-        ax=list(axes.values()),
+        ax=axes,
         orientation="horizontal",
         label="effect, above 0 where the claim's side is",
-        shrink=0.5,
+        shrink=0.8,
         aspect=40,
     )
     return figure
@@ -50,14 +51,14 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
     """Readings of the map taken apart: ``world`` and ``how`` beside what was judged."""
     split = rows.reading.str.split(", ", n=3, expand=True).reindex(columns=range(4))
     world = split[0] + ", " + split[1] + ", " + split[2]
-    return rows.assign(world=world, how=split[3].fillna(""))
+    return rows.assign(world=world, how=split[3].astype(object).fillna(""))
 
 
-def _panel(ax: Axes, shown: pd.DataFrame, limit: float, *, labels: bool) -> None:
-    order = {"index": shown.world.unique(), "columns": shown.how.unique()}
-    effect = shown.pivot(index="world", columns="how", values="mean").reindex(**order)
+def _panel(ax: Axes, shown: pd.DataFrame, limit: float) -> None:
+    order = {"index": shown.how.unique(), "columns": shown.world.unique()}
+    effect = shown.pivot(index="how", columns="world", values="mean").reindex(**order)
     said = shown.assign(symbol=shown.verdict.map(SYMBOLS)).pivot(
-        index="world", columns="how", values="symbol"
+        index="how", columns="world", values="symbol"
     )
     sns.heatmap(
         effect,
@@ -70,9 +71,10 @@ def _panel(ax: Axes, shown: pd.DataFrame, limit: float, *, labels: bool) -> None
         vmax=limit,
         cbar=False,
         linewidths=0.5,
-        yticklabels=list(order["index"]) if labels else False,
+        xticklabels=True,
+        yticklabels=[name.replace(" statistics", "") for name in order["index"]],
     )
     ax.set(xlabel="", ylabel="")
-    ticks = [name.replace(" statistics", "") for name in order["columns"]]
-    ax.set_xticks(np.arange(len(ticks)) + 0.5, ticks, rotation=90, fontsize=8)
-    ax.tick_params(axis="y", labelsize=8)
+    ax.tick_params(labelsize=8)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
