@@ -54,7 +54,7 @@ def test_the_books_version_helps_no_wrong_answer(toy, place):
         ("return k.float()", "wrong", "another type of numbers"),
         ("return k[None]", "wrong", "another shape"),
         ("return 2 * k", "wrong", "wrong numbers"),
-        ("return print", "error", "no number, text, list or tensor"),
+        ("return print", "error", "other than a number, text, list or tensor"),
         ("import os; os._exit(0)", "lost", "ended its process"),
         ("raise type(str(k[0, 0].item()), (ValueError,), {})", "error", "raised ValueError"),
         ("raise SystemExit", "error", "raised SystemExit"),
