@@ -100,7 +100,8 @@ $(VENV)/.has-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@ $(VENV)/.has-book
 
 $(VENV)/.has-floor: pyproject.toml constraints-floor.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints-floor.txt -e '.[book,bench,captions,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints-floor.txt \
+	  -e '.[data,train,bench,captions,test]' seaborn
 	@touch $@
 
 $(VENV)/.has-lab: pyproject.toml constraints.txt | $(BIN)/pip

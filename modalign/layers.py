@@ -206,8 +206,7 @@ def grams(
     idle = [name for name in names if name not in kept]
     if idle and (layers is not None or not kept):
         raise ValueError(
-            f"{argument}: expected layers that run, but forward called none of {', '.join(idle)}; "
-            "a module that was compiled calls no parts: give the one that it was compiled from"
+            f"{argument}: expected layers that run, but forward called none of {', '.join(idle)}"
         )
     return kept
 

@@ -218,11 +218,10 @@ def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
 
 
 def test_the_floor_is_the_oldest_that_the_package_asks_for():
-    """Methods, models, metrics and training run beside these; extras may ask for newer ones."""
+    """Extras are left to pip: what they bring asks for newer releases of one another."""
     held = read("constraints-floor.txt").splitlines()
     lines = [line for line in held if not line.startswith("#")]
-    asked = [*project()["dependencies"], *project()["optional-dependencies"]["train"]]
-    assert sorted(lines) == sorted(each.replace(">=", "==") for each in asked)
+    assert lines == [each.replace(">=", "==") for each in project()["dependencies"]]
 
 
 def test_the_floor_is_tested_with_every_method():

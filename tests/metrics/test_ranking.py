@@ -190,7 +190,7 @@ def test_the_cost_grows_with_the_matrix_however_many_a_row_owns():
     for owners in (column % n, (column - m + n).clamp(min=0)):  # 25 each; nearly all to the first
         with Computed() as computed:
             retrieval(draw(n, m), owners=owners)
-        assert computed.numbers < 20 * n * m  # where each own one beside all others makes m * m
+        assert computed.numbers < 40 * n * m  # where each own one beside all others makes m * m
         with Computed() as computed:
             retrieval_of_embeddings(draw(n, 2), draw(m, 2), owners=owners)
         assert computed.numbers < 50 * n * m
