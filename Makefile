@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 # the environment of test-python, one a version
 OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help book html lab pdf test test-python bench course env lint outputs clean
+.PHONY: help book html lab pdf test test-python test-floor bench course env lint outputs clean
 
 help:
 	@echo "make book     execute every chapter on this machine, then render the pages"
@@ -17,6 +17,7 @@ help:
 	@echo "make pdf      the committed outputs as one file, printed by a Chromium"
 	@echo "make test     lint, types, tests of the package, the notebooks and the pages"
 	@echo "make test-python PYTHON=python3.13   the tests of the package alone, on another Python"
+	@echo "make test-floor PYTHON=python3.11   the tests of methods, models, metrics and training on PyTorch 2.4"
 	@echo "make bench    our code beside the peers, as a table of ratios"
 	@echo "make course   prove the marker of assignments on this machine, and record the proof"
 	@echo "make outputs  execute, then keep the outputs in notebooks/ for a commit"
@@ -58,6 +59,16 @@ test-python:
 	$(ONE_THREAD) $(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) \
 	  --ignore=tests/test_book.py --ignore=tests/test_notebooks.py
 
+# the packages of constraints-floor.txt; transformers, of the extra pretrained, needs a newer PyTorch
+FLOOR := .venv-floor
+FLOOR_TESTS := $(wildcard tests/test_cka*.py) $(patsubst %,tests/test_%.py,codebook curriculum gradients lars \
+  layers normalization projection recurrent scale transport) tests/metrics tests/models tests/training
+NEWER := $(patsubst %,--ignore=tests/models/test_%.py,caption_inputs encoders inputs pretrained)
+
+test-floor:
+	$(MAKE) PYTHON=$(PYTHON) VENV=$(FLOOR) $(FLOOR)/.has-floor
+	$(ONE_THREAD) $(FLOOR)/bin/python -m pytest $(SIDE_BY_SIDE) $(FLOOR_TESTS) $(NEWER)
+
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.shapes
@@ -87,6 +98,11 @@ $(VENV)/.has-book: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.has-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.has-book
+
+$(VENV)/.has-floor: pyproject.toml constraints-floor.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints-floor.txt \
+	  -e '.[data,train,bench,captions,test]' seaborn
+	@touch $@
 
 $(VENV)/.has-lab: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[lab]'

@@ -29,12 +29,14 @@ class LARS(torch.optim.Optimizer):
     skips such steps. So does one whose square is beyond its type (a norm of 5e20 in float32) with
     ``"adam"``, where it would stop its tensor for ever.
 
-    Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole. Half precision is
-    refused: bfloat16 loses steps of less than 1/256, and with them the one pace. There is no weight
-    decay: within u it could only turn a step whose norm is fixed, and decoupled, as in AdamW, it is
-    a second step beside it, after which no tensor moves by the share eta any more. Nor is there
-    ``amsgrad``, ``capturable``, ``differentiable`` or ``fused``. O(n) time for n parameters; memory
-    for 2 n numbers of state with ``"adam"``, n with momentum, none otherwise.
+    Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole; those of the
+    older ``FullyShardedDataParallel`` do not tell what they are of, and move by their own. Half
+    precision is refused: bfloat16 loses steps of less than 1/256, and with them the one pace.
+    There is no weight decay: within u it could only turn a step whose norm is fixed, and
+    decoupled, as in AdamW, it is a second step beside it, after which no tensor moves by the
+    share eta any more. Nor is there ``amsgrad``, ``capturable``, ``differentiable`` or
+    ``fused``. O(n) time for n parameters; memory for 2 n numbers of state with ``"adam"``, n
+    with momentum, none otherwise.
 
     Args:
         params: tensors, named or not, or groups of them with settings of their own.
@@ -63,6 +65,8 @@ class LARS(torch.optim.Optimizer):
     >>> w
     Parameter containing:
     tensor([2.5000, 4.0000], requires_grad=True)
+    >>> bias = {"params": [torch.nn.Parameter(torch.zeros(2))], "adapt": False, "lr": 1e-3}
+    >>> optimizer = LARS([{"params": [w]}, bias], lr=0.01, trust_clip=10)
     """
 
     def __init__(

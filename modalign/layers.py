@@ -70,8 +70,9 @@ def layer_cka(
     the end, so that the value does not depend on how large they are. Models run in evaluation
     mode, without gradient, on the device that they are on, and are then as they were; hooks are
     removed, whatever happens. A layer's output is read as it leaves the layer, before another
-    may change it in place. A layer that runs several times in a pass, such as a shared activation,
-    has an entry for each, the later ones named ``relu#2``.
+    may change it in place, and compared in float32 at least, under autocast too. A layer that runs
+    several times in a pass, such as a shared activation, has an entry for each, the later ones
+    named ``relu#2``. PyTorch's fast path of attention, which calls no layers, is off meanwhile.
 
     O(n^2 D + L1 L2 n^2) time for each minibatch of n examples and D features in all, and
     O((L1 + L2) n^2) memory: no activation is kept.
@@ -81,9 +82,9 @@ def layer_cka(
         batches: minibatches of 4 examples or more, in one order for both models.
         other: the second model; the first is compared with itself by default.
         layers: names of modules, as ``model.named_modules()`` gives them; by default all that have
-            no children. If a module gives a tuple, a mapping or a dataclass (as transformers
-            do), its first tensor is taken, and of a tensor all but the first dimension as
-            features.
+            no children, and run. If a module gives a tuple, a mapping or a dataclass (as
+            transformers do), its first tensor is taken, and of a tensor all but the first dimension
+            as features.
         other_layers: of the second model; those of ``layers`` by default.
         other_batches: inputs of the second model, if it takes other ones (say, another
             modality of the same examples); the same batches by default.
@@ -192,13 +193,21 @@ def grams(
     modes = [(module, module.training) for module in model.modules()]
     hooks = [modules[name].register_forward_hook(keeper(name)) for name in names]
     model.eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         forward(model, _moved(batch, model))
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
+    idle = [name for name in names if name not in kept]
+    if idle and (layers is not None or not kept):
+        raise ValueError(
+            f"{argument}: expected layers that run, but forward called none of {', '.join(idle)}"
+        )
     return kept
 
 
@@ -218,7 +227,8 @@ def gram(output: Any, name: str) -> Tensor:
     # features that are the same in every row are then zero to the last digit
     x = x - x[0]
     x = x - x.mean(0)
-    product = x @ x.T
+    with torch.autocast(x.device.type, enabled=False):  # that of the model, within which hooks run
+        product = x @ x.T
     return product if product.device.type == "mps" else product.double()  # MPS has no float64
 
 

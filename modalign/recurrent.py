@@ -45,7 +45,7 @@ class LayerNormLSTM(nn.Module):
         ValueError: for sizes that do not fit, lengths outside 0 to T or beside a
             ``PackedSequence``, and dropout with one layer, which has no place there.
 
-    >>> lstm = LayerNormLSTM(3, 5, num_layers=2, batch_first=True, bidirectional=True)
+    >>> lstm = LayerNormLSTM.from_lstm(nn.LSTM(3, 5, 2, batch_first=True, bidirectional=True))
     >>> output, (h, c) = lstm(torch.ones(4, 7, 3), lengths=torch.tensor([7, 2, 1, 7]))
     >>> tuple(output.shape), tuple(h.shape), output[1, 2:].any().item()
     ((4, 7, 10), (4, 4, 5), False)

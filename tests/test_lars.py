@@ -11,9 +11,10 @@ import pytorch_optimizer
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch import distributed, multiprocessing, nn
+from torch.distributed import fsdp
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler, swa_utils
 
 from modalign.lars import LARS
@@ -659,6 +660,8 @@ def test_a_rate_that_is_a_tensor(options, foreach):
 
 
 def test_named_parameters():
+    if Version(torch.__version__) < Version("2.6"):
+        pytest.skip(f"the optimizers of torch {torch.__version__} take no names")
     network, twin = nn.Linear(3, 2), nn.Linear(3, 2)
     twin.load_state_dict(network.state_dict())
     optimizer, plain = LARS(network.named_parameters()), LARS(twin.parameters())
@@ -957,6 +960,8 @@ def test_the_capture_of_a_cuda_graph_is_refused(monkeypatch):
 
 def shards(rank, world, port, folder):
     """Train networks as shards and whole, and write down how far they are apart."""
+    from torch.distributed.fsdp import fully_shard
+
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
     )
@@ -986,6 +991,8 @@ def shards(rank, world, port, folder):
 
 def test_shards_move_as_the_whole(tmp_path):
     """FSDP2's fully_shard on two processes: norms are those of whole tensors."""
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip(f"torch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

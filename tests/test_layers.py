@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modalign import layers
 from modalign.cka import DegenerateError, MinibatchCKA, cka_matrix
-from modalign.layers import LayerCKA, layer_cka, run
+from modalign.layers import LayerCKA, gram, layer_cka, run
 
 
 def network(seed=0, width=6):
@@ -177,6 +177,62 @@ def test_layers_that_never_vary_or_do_not_always_run_are_named():
         layer_cka(Sometimes(), [INPUTS[:8], INPUTS[8:]])
     with pytest.raises(ValueError, match="tensor of a row an example"):
         layer_cka(nn.Sequential(nn.Flatten(0)), [torch.ones(8, 2).long()])
+
+
+class Idle(Sometimes):
+    def forward(self, x):
+        return self.a(x)
+
+
+def test_a_layer_that_is_asked_for_and_never_runs_is_named():
+    assert layer_cka(Idle(), [INPUTS]).rows == ("a",)
+    with pytest.raises(ValueError, match="layers: expected layers that run, .* called none of b"):
+        layer_cka(Idle(), [INPUTS], layers=["a", "b"])
+    with pytest.raises(ValueError, match="other_layers: expected layers that run, .* none of b"):
+        layer_cka(Idle(), [INPUTS], layers=["a"], other_layers=["b"])
+    with pytest.raises(ValueError, match="layers: expected layers that run, .* none of a, b"):
+        layer_cka(Idle(), [INPUTS], forward=lambda model, x: x)
+
+
+def test_a_module_that_was_compiled_and_run_before_is_read():
+    net = network()
+    compiled = torch.compile(net, backend="eager")
+    compiled(INPUTS)
+    found, known = layer_cka(compiled, [INPUTS]), layer_cka(net, [INPUTS])
+    assert found.rows == tuple(f"_orig_mod.{name}" for name in known.rows)
+    torch.testing.assert_close(found.matrix, known.matrix)
+
+
+class Encoder(nn.Module):
+    """PyTorch's, which in evaluation passes by its layers, and takes padding out."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x):
+        steps = x[:, None] * torch.tensor([1.0, 0.5, 0.0])[:, None]
+        padding = torch.arange(3) > torch.arange(len(x))[:, None] % 3
+        return self.encoder(steps, src_key_padding_mask=padding)
+
+
+def test_every_layer_of_pytorchs_transformers_is_read():
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model = Encoder()
+    found = layer_cka(model, [INPUTS])
+    run = [f"encoder.layers.{k}.{name}" for k in range(2) for name in ("linear1", "norm1", "norm2")]
+    assert set(run) <= set(found.rows)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    layers = ["encoder.layers.0", "encoder"]
+    assert layer_cka(model, [INPUTS], layers=layers).rows == tuple(layers)
+
+
+def test_autocast_does_not_round_what_is_compared():
+    x = torch.randn(8, 300, generator=torch.Generator().manual_seed(4))
+    known = gram(x, "x")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gram(x, "x"), known)
 
 
 def test_the_drawing_names_the_layers():

@@ -217,6 +217,25 @@ def test_another_python_runs_the_tests_of_the_package_and_none_of_the_book():
     assert all((ROOT / path).exists() for path in ignored)
 
 
+def test_the_floor_is_the_oldest_that_the_package_asks_for():
+    """Extras are left to pip: what they bring asks for newer releases of one another."""
+    held = read("constraints-floor.txt").splitlines()
+    lines = [line for line in held if not line.startswith("#")]
+    assert lines == [each.replace(">=", "==") for each in project()["dependencies"]]
+
+
+def test_the_floor_is_tested_with_every_method():
+    command = ["make", "-n", "test-floor", f"PYTHON={sys.executable}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (started,) = [line for line in said.splitlines() if "-m pytest" in line]
+    assert started.split()[started.split().index("-m") - 1] == ".venv-floor/bin/python"
+    paths = set(re.findall(r"(?:(?<==)|(?<= ))tests/\S+", started))
+    assert all((ROOT / path).exists() for path in paths)
+    methods = {f"tests/test_{name}.py" for name in FLOORS[1]} | {"tests/test_layers.py"}
+    assert {path for path in methods if (ROOT / path).exists()} <= paths
+    assert {f"tests/{folder}" for folder in ("metrics", "models", "training")} <= paths
+
+
 def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
     # an environment whose python says what it was asked for, and waits
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from modalign._checks import checked, describe, require_features, require_finite, require_positive
 from modalign._distributed import everyones, gathered, processes
-from modalign.metrics.ranking import Retrieval, ranked, require_ks, require_owners
+from modalign.metrics.ranking import Retrieval, ranked, require_ks, require_owners, runs_of
 
 # similarities, and products of two numbers, that are in memory at a time
 _AT_A_TIME = 2**20
@@ -39,9 +39,9 @@ def retrieval_of_embeddings(
     two candidates of a query to another order. For cosines, normalise first. No number hangs on
     ``chunk``, on the number of processes or threads, or on the order of the data.
 
-    O(n m d) time in float64, and O(m^2) for average precision; O((n + m) d) memory, and about 100
-    MiB for a chunk. Where many entries of the matrix are level (embeddings that have collapsed),
-    each costs d products more, and the whole takes up to ten times as long.
+    O(n m d) time in float64, and at most O(n m log m) for the ranks; O((n + m) d) memory, and about
+    100 MiB for a chunk. Where many entries of the matrix are level (embeddings that have
+    collapsed), each costs d products more, and the whole takes up to ten times as long.
 
     Args:
         rows: embeddings of one modality (images); float64 is computed on their device.
@@ -128,20 +128,16 @@ def _settled(
     """
     limits = torch.finfo(torch.float64)
     bound = 2 * x.shape[1] * limits.eps * y.abs().amax(1)
-    by_row = owners.argsort(stable=True)
-    sorted_owners = owners[by_row]
+    runs = runs_of(own, owners, len(x))
     for first in starts:
         rows = x[first : first + starts.step]
         part = _product(rows, y)
         margin = rows.abs().sum(1, keepdim=True) * bound + x.shape[1] * limits.tiny
         close = (part - own).abs_() <= margin
-        begin, end = (int((sorted_owners < row).sum()) for row in (first, first + len(rows)))
-        for pairs in by_row[begin:end].split(len(rows)):
-            row = owners[pairs] - first
-            away = part.index_select(0, row).sub_(own[pairs, None]).abs_()
-            near = away <= margin.index_select(0, row)
-            pair, column = near.nonzero().unbind(1)
-            close[row[pair], column] = True
+        scores = runs.levels(first, len(rows)).scores.flip(1)
+        above = torch.searchsorted(scores, part)
+        for nearest in (above.clamp(max=scores.shape[1] - 1), (above - 1).clamp(min=0)):
+            close |= scores.gather(1, nearest).sub_(part).abs_() <= margin
         _settle(part, close, rows, y)
         yield first, part
 

@@ -85,6 +85,8 @@ def dtw(
     >>> cost = torch.tensor([[0.0, 5.0], [1.0, 5.0], [5.0, 0.0]])
     >>> dtw(cost)
     Warping(assignment=tensor([0, 0, 1]), cost=tensor(1.))
+    >>> dtw(torch.tensor([[9.0, 0.0], [9.0, 9.0]]), band=0)
+    Warping(assignment=tensor([0, 1]), cost=tensor(18.))
     >>> among = torch.cat([torch.full((1, 2), 9.0), cost, torch.full((1, 2), 9.0)])
     >>> dtw(among, open_begin=True, open_end=True)
     Warping(assignment=tensor([-1, -1,  0,  1, -1]), cost=tensor(1.))

@@ -191,6 +191,48 @@ def fit(
     ... )
     >>> history[["epoch", "step"]].iloc[-1].to_list(), round(model.weight.item(), 2)
     ([10, 40], 3.0)
+
+    An optimizer that evaluates the loss again within a step, here on all rows at once:
+
+    >>> model = seeded(lambda: nn.Linear(1, 1), seed=0)
+    >>> _ = fit(
+    ...     model,
+    ...     lambda model, batch: (model(batch["x"]) - 3 * batch["x"]).square().mean(),
+    ...     shuffled(data, batch_size=64, seed=0),
+    ...     optimizer=torch.optim.LBFGS(model.parameters()),
+    ...     epochs=2,
+    ...     progress=False,
+    ... )
+    >>> round(model.weight.item(), 2)
+    3.0
+
+    A loader that carries its state: with a ``checkpoint``, a run that is taken up goes on from
+    ``place`` and reads no batch again:
+
+    >>> class Counted:
+    ...     place = 0
+    ...
+    ...     def __iter__(self):
+    ...         while self.place < 4:
+    ...             self.place += 1
+    ...             yield {"x": data["x"][self.place - 1 :: 4], "of": "no tensor"}
+    ...         self.place = 0
+    ...
+    ...     def state_dict(self):
+    ...         return {"place": self.place}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         self.place = state["place"]
+    >>> history = fit(
+    ...     model,
+    ...     lambda model, batch: (model(batch["x"]) - 3 * batch["x"]).square().mean(),
+    ...     Counted(),
+    ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+    ...     epochs=2,
+    ...     progress=False,
+    ... )
+    >>> history["step"].to_list()
+    [4, 8]
     """
     path = None if checkpoint is None else pathlib.Path(checkpoint).resolve()
     epochs, steps = whole_or_none(epochs, 0, "epochs"), whole_or_none(steps, 0, "steps")
@@ -259,20 +301,21 @@ def fit(
             taken_up = keeper.load(content)
         started = time.perf_counter() - run.seconds
 
-        def gradients(shares: Iterable[Share], among: int, *, note: bool) -> tuple[Any, Any]:
-            """Fill in the gradients of a step; its last batch's losses, and what it minimises."""
+        def gradients(shares: Iterable[Share], among: int, *, again: bool) -> tuple[Any, Any]:
+            """Fill in a step's gradients: losses of its last batch, and, again, its objective."""
             objective_of_step: Any = 0.0
             for number, (batch, rows, weight) in enumerate(shares, start=1):
                 more = number < among  # processes exchange gradients with the last batch
                 with accelerator.no_sync(objective) if more else contextlib.nullcontext():
                     losses = objective(batch)
-                    if note:
+                    if not again:
                         averages.add(losses, weight=rows, stop="loss")
                     if backward is None:
                         total, share = losses["loss"], weight / among
                         total = total if share == 1 else total * share
                         accelerator.backward(total)
-                        objective_of_step = objective_of_step + total.detach()
+                        if again:
+                            objective_of_step = objective_of_step + total.detach()
             return losses, objective_of_step
 
         def step(group: list[Any]) -> None:
@@ -281,17 +324,17 @@ def fit(
             shares: Iterable[Share] = (own_rows(given, accelerator) for given in group)
             if closure:
                 shares, before = list(shares), random_state(accelerator.device)
-            losses, _ = gradients(shares, len(group), note=True)
+            losses, _ = gradients(shares, len(group), again=False)
             report = {} if backward is None else _named(backward(losses))
             require_new(report, losses.keys() | COLUMNS, "backward")
             require_numbers(report, "backward")
             averages.add(report)
 
-            def again() -> Any:
+            def evaluate_again() -> Any:
                 """The objective of this step and its gradients, at other weights."""
                 optimizer.zero_grad()
                 set_random_state(before, accelerator.device)
-                _, found = gradients(shares, len(group), note=False)
+                _, found = gradients(shares, len(group), again=True)
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
                 return found
@@ -304,7 +347,7 @@ def fit(
                     scaled = "" if scaler is None else "gradient_norm"  # it may overflow
                     averages.add({"gradient_norm": norm}, stop="gradient_norm", skip=scaled)
                 overflow = _update(
-                    optimizer, scaler, torch.enable_grad()(again) if closure else None
+                    optimizer, scaler, torch.enable_grad()(evaluate_again) if closure else None
                 )
             optimizer.zero_grad()
             if schedule_by == "step" and not overflow:

@@ -1,14 +1,16 @@
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalMRR
 
-from modalign.metrics import difference, retrieval
+from modalign.metrics import difference, retrieval, retrieval_of_embeddings
 
 
 def draw(n, m, seed=0, **options):
@@ -34,11 +36,12 @@ def slow(scores, own, k):
     return np.mean(hits), np.mean(ranks), np.mean(precisions)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4))
-def test_ties_are_the_mean_over_their_orders(seed, levels, k):
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_ties_are_the_mean_over_their_orders(seed, levels, k, by_sorting):
     similarity = torch.randint(levels, (3, 5), generator=torch.Generator().manual_seed(seed))
     owners = spread(3, 5, seed)
-    found = retrieval(similarity.double(), owners=owners, ks=(k,))
+    with mock.patch("modalign.metrics.ranking._MANY", 0 if by_sorting else 16):
+        found = retrieval(similarity.double(), owners=owners, ks=(k,))
     for i in range(3):
         own = (owners == i).nonzero().flatten().tolist()
         hit, rank, precision = slow(similarity[i].tolist(), own, k)
@@ -142,6 +145,55 @@ def test_infinities_are_ordered_as_any_number():
     assert retrieval(similarity).rows.recall[1] == 1
     masked = torch.full((4, 4), -torch.inf)
     assert retrieval(masked).columns.recall[1] == pytest.approx(0.25)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([0, 2, 99]), st.booleans())
+def test_counts_are_those_of_the_definition(seed, n, many, infinite):
+    similarity, owners = draw(n, 40, seed).round(), spread(n, 40, seed)
+    if infinite:
+        similarity[similarity.abs() > 1] *= torch.inf
+    with mock.patch("modalign.metrics.ranking._MANY", many):
+        found = retrieval(similarity, owners=owners).rows
+    for i, scores in enumerate(similarity):
+        own = scores[owners == i]
+        above, level = (scores > own.max()).sum(), (scores == own.max()).sum()
+        rank = above + (level + 1) / ((own == own.max()).sum() + 1)
+        assert found.ranks[i].item() == pytest.approx(rank.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_sorting_a_row_gives_the_numbers_of_comparing_it(dtype, monkeypatch):
+    similarity, owners = draw(12, 90).mul(3).round().to(dtype), spread(12, 90)
+    known = retrieval(similarity, owners=owners)
+    for many in (0, 8):
+        monkeypatch.setattr("modalign.metrics.ranking._MANY", many)
+        found = retrieval(similarity, owners=owners)
+        for name in ("hits", "ranks", "average_precision"):
+            assert torch.equal(getattr(found.rows, name), getattr(known.rows, name)), name
+
+
+class Computed(TorchDispatchMode):
+    """How many numbers PyTorch computes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        outputs = found if isinstance(found, tuple) else (found,)
+        self.numbers += sum(each.numel() for each in outputs if isinstance(each, torch.Tensor))
+        return found
+
+
+def test_the_cost_grows_with_the_matrix_however_many_a_row_owns():
+    n, m = 40, 1000
+    column = torch.arange(m)
+    for owners in (column % n, (column - m + n).clamp(min=0)):  # 25 each; nearly all to the first
+        with Computed() as computed:
+            retrieval(draw(n, m), owners=owners)
+        assert computed.numbers < 40 * n * m  # where each own one beside all others makes m * m
+        with Computed() as computed:
+            retrieval_of_embeddings(draw(n, 2), draw(m, 2), owners=owners)
+        assert computed.numbers < 50 * n * m
 
 
 def test_portions_do_not_matter(monkeypatch):

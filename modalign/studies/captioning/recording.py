@@ -6,7 +6,7 @@ import itertools
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,8 @@ from modalign.studies.captioning.setting import (
     declared,
 )
 from modalign.studies.captioning.training import measured, train
+from modalign.training.checks import Device
 
-Device = Literal["auto", "cpu"]
 CURVE = ["bleu_4", "words", "cka", "cka_debiased", "cka_shuffled"]
 
 

@@ -5,7 +5,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ from modalign.studies.captioning.pictures import (
 )
 from modalign.studies.captioning.setting import Setting
 from modalign.training import fit, seeded
+from modalign.training.checks import Device
 
 AT_A_TIME = 100
 
@@ -98,7 +99,7 @@ def train(
     setting: Setting,
     *,
     checkpoint: pathlib.Path | None = None,
-    device: Literal["auto", "cpu"] = "cpu",
+    device: Device = "cpu",
     progress: bool = False,
 ) -> Run:
     """Train a captioner as a setting says; BLEU-4 on validation follows every epoch.

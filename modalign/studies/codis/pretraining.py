@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from modalign.studies._schedules import rising_and_falling
 from modalign.studies.codis.pairs import Epochs, Pairs, data, ready
 from modalign.studies.codis.setting import LENGTH, Setting
 from modalign.training import fit, seeded
+from modalign.training.checks import Device
 
 
 def loss(model: Codis, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ def pretrain(
     setting: Setting,
     *,
     checkpoint: pathlib.Path | None = None,
-    device: Literal["auto", "cpu"] = "cpu",
+    device: Device = "cpu",
     progress: bool = True,
     **changes: Any,
 ) -> Run:

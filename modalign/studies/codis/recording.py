@@ -5,7 +5,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -32,8 +32,7 @@ from modalign.studies.codis.setting import (
     Setting,
 )
 from modalign.studies.codis.tasks import fine_tune, fine_tuned_retrieval, majority
-
-Device = Literal["auto", "cpu"]
+from modalign.training.checks import Device
 
 
 def _pretrained(row: str, setting: Setting, checkpoint: pathlib.Path, device: Device) -> Run:

@@ -66,6 +66,7 @@ from modalign.studies._sweep import Task
 from modalign.studies.vatt.sources import RATE, SAMPLES, Dataset, Source, clips_of
 from modalign.studies.vatt.triplets import Batches, Triplets, draw_kinds, misalign
 from modalign.training import fit, seeded, shuffled
+from modalign.training.checks import Device
 from modalign.training.randomness import mix
 
 STRETCH = 50
@@ -320,7 +321,7 @@ def pretrain(
     *,
     decisions: Sequence[bool] | None = None,
     after_step: Any = None,
-    device: Literal["auto", "cpu"] = "cpu",
+    device: Device = "cpu",
     progress: bool = True,
     **changes: Any,
 ) -> Run:

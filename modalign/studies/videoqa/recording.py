@@ -5,7 +5,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -27,8 +27,8 @@ from modalign.studies.videoqa.setting import (
     with_cka,
 )
 from modalign.studies.videoqa.training import measured, train
+from modalign.training.checks import Device
 
-Device = Literal["auto", "cpu"]
 CURVE = ["validation", "cka", "cka_debiased", "cka_shuffled"]
 
 

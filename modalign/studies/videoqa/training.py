@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -33,6 +33,7 @@ from modalign.studies.videoqa.clips import (
 )
 from modalign.studies.videoqa.setting import Setting
 from modalign.training import fit, seeded, shuffled
+from modalign.training.checks import Device
 
 Model = TVQA | STAGE
 AT_A_TIME = 250
@@ -306,7 +307,7 @@ def train(
     setting: Setting,
     *,
     checkpoint: pathlib.Path | None = None,
-    device: Literal["auto", "cpu"] = "cpu",
+    device: Device = "cpu",
     progress: bool = False,
 ) -> Run:
     """Train a model as a setting says; its accuracy on validation follows every epoch.
