@@ -149,7 +149,7 @@ def kaggle(tmp_path):
 
 
 def load_kaggle(folder, *args, **options):
-    with pytest.warns(UserWarning, match="no row has a split, for the lists"):
+    with pytest.warns(UserWarning, match="no row has a split, because the lists"):
         return data.load("flickr8k", *args, folder=folder, layout="kaggle", **options)
 
 
