@@ -59,7 +59,8 @@ test-python:
 	$(ONE_THREAD) $(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) \
 	  --ignore=tests/test_book.py --ignore=tests/test_notebooks.py
 
-# the packages of constraints-floor.txt; transformers, of the extra pretrained, needs a newer PyTorch
+# the packages of constraints-floor.txt; transformers, of the extra pretrained, needs a newer PyTorch, and the
+# inductor of 2.4 changes settings of the process
 FLOOR := .venv-floor
 FLOOR_TESTS := $(wildcard tests/test_cka*.py) $(patsubst %,tests/test_%.py,codebook curriculum gradients lars \
   layers normalization projection recurrent scale transport) tests/metrics tests/models tests/training
@@ -67,7 +68,7 @@ NEWER := $(patsubst %,--ignore=tests/models/test_%.py,caption_inputs encoders in
 
 test-floor:
 	$(MAKE) PYTHON=$(PYTHON) VENV=$(FLOOR) $(FLOOR)/.has-floor
-	$(ONE_THREAD) $(FLOOR)/bin/python -m pytest $(SIDE_BY_SIDE) $(FLOOR_TESTS) $(NEWER)
+	$(ONE_THREAD) $(FLOOR)/bin/python -m pytest $(SIDE_BY_SIDE) $(FLOOR_TESTS) $(NEWER) -k 'not inductor'
 
 bench: $(VENV)/.has-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cka

@@ -33,7 +33,7 @@ def require_sequences(module: Any, x: Tensor | PackedSequence, hx: State | None)
         raise ValueError(f"x: expected {expected}, got {describe(x)}")
     dtype = module.weight_ih_l0.dtype
     kind = str(dtype).removeprefix("torch.")
-    given = {"x": x, **dict(zip(("hx: h", "hx: c"), hx or (), strict=False))}
+    given = {"x": x} if hx is None else {"x": x, "hx: h": hx[0], "hx: c": hx[1]}
     for name, value in given.items():
         if value.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"{name}: expected {kind}, as the weights, got {describe(value)}")
