@@ -168,7 +168,7 @@ def test_a_point_as_near_as_the_tolerance_hits(tolerance):
     found = pointing_game(attention, masks, tolerance=tolerance)
     for i in range(12):
         away = distance_transform_edt(~masks[i].numpy())
-        assert found[i] == (away.flat[attention[i].argmax()] <= tolerance)
+        assert found[i] == (away.flat[int(attention[i].argmax())] <= tolerance)
     if tolerance == 100:
         assert (found == 1).all()
 
