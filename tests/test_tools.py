@@ -77,6 +77,7 @@ def book(root, *arguments, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
+        timeout=600,  # one that waits for ever fails
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -188,6 +189,15 @@ def test_a_failing_cell_stops_the_build_and_is_reported_each_time(tmp_path):
     write_chapter(root / "notebooks" / "bad.ipynb", "seed = 0")
     assert book(root, "execute")[0] == 0
     assert not half_run.exists()
+
+
+def test_chapters_that_wait_behind_a_failing_one_do_not_keep_the_build(tmp_path):
+    later = {f"later_{n}": GOOD for n in range(3)}
+    root = write_book(tmp_path, bad=("seed = 0", "1 / 0"), **later)
+    code, said = book(root, "execute", "--jobs", 1)
+    assert code == 1
+    assert "ZeroDivisionError" in said
+    assert "later_2: executed" not in said
 
 
 @pytest.mark.parametrize(

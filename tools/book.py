@@ -194,6 +194,8 @@ def execute(root: Path, jobs: int) -> int:
                 if code != 0:
                     failures += 1
                     pool.shutdown(wait=False, cancel_futures=True)
+                    # `wait` never returns what a shutdown has cancelled
+                    waiting = {each for each in waiting if not each.cancelled()}
             if not done:
                 tell(f"{time.monotonic() - began:.0f} s: {', '.join(running.values())} running")
     except BaseException:
