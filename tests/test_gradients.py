@@ -524,7 +524,7 @@ def test_when_all_samples_are_dropped_so_is_the_step():
 SAMPLES = {
     "a scalar": (lambda x: x.sum(), r"each of 5 examples, got float64 \(\)"),
     "one less": (lambda x: x[1:], r"each of 5 examples, got float64 \(4,\)"),
-    "None": (lambda x: None, "each of 5 examples, got NoneType.*0 where"),
+    "None": (lambda x: None, "each of 5 examples, got NoneType.*0 if"),
     "NaN": (lambda x: inputs.with_entry(x, NAN, 2), "expected finite losses, got nan in row 2"),
     "without a gradient": (lambda x: x.detach(), "expected losses with a gradient"),
     "of others": (lambda x: nn.Parameter(x.detach()) * 2, "computed from features"),
