@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -76,12 +77,13 @@ def _new(folder: Path) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--quick", is_flag=True, help="Two of each kind a task.")
 @click.option(
-    "--json", "to", type=click.Path(path_type=Path), metavar="FILE", help="Keep the proof."
-)
+    "--json", "to", is_flag=False, flag_value="-", metavar="[FILE]",
+    help="Keep the proof, or print it if no FILE is given.",
+)  # fmt: skip
 @_where
 @_jobs
 def _check(
-    names: tuple[str, ...], quick: bool, to: Path | None, containment: str | None, jobs: int | None
+    names: tuple[str, ...], quick: bool, to: str | None, containment: str | None, jobs: int | None
 ) -> int:
     """Prove the marker on this machine: answers, bugs, attacks."""
     from modalign import records
@@ -89,9 +91,13 @@ def _check(
     from modalign.course import containment as places
 
     root = _root()
-    chosen = list(names) or checks.assignments(root)
+    known = checks.assignments(root)
+    if to in known:
+        raise click.BadParameter(f"{to!r} is an assignment: write it first", param_hint="--json")
+    chosen = list(names) or known
     kind = places.chosen(containment)
-    print(f"containment: {kind}")
+    say = functools.partial(print, file=sys.stderr if to == "-" else sys.stdout, flush=True)
+    say(f"containment: {kind}")
     made = proof.check(
         chosen,
         root,
@@ -99,17 +105,21 @@ def _check(
         grading.PRACTICE,
         quick=quick,
         jobs=jobs or os.cpu_count() or 1,
-        say=lambda each: print(proof.text(each), flush=True),
+        say=lambda each: say(proof.text(each)),
     )
     attacks = made["attacks"]
-    print(f"attacks: {attacks['hold']} of {attacks['tried']} earned and touched nothing")
+    say(f"attacks: {attacks['hold']} of {attacks['tried']} earned and touched nothing")
     for line in attacks["fail"]:
-        print(f"    {line}")
-    print(f"{made['seconds']:.0f} s")
+        say(f"    {line}")
+    say(f"{made['seconds']:.0f} s")
     if to is not None:
         made["made_by"] = records.provenance()
-        to.parent.mkdir(parents=True, exist_ok=True)
-        grading.write(to, json.dumps(made, indent=1) + "\n")
+        text = json.dumps(made, indent=1)
+        if to == "-":
+            print(text)
+        else:
+            Path(to).parent.mkdir(parents=True, exist_ok=True)
+            grading.write(Path(to), text + "\n")
     stands = all(map(proof.stands, made["assignments"].values())) and not attacks["fail"]
     return 0 if stands else 1
 

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from modalign import cli
-from modalign.course import containment, grading, report, source
+from modalign.course import containment, grading, proof, report, source
 from tests.course import _toy
 
 LIMITS = containment.LIMITS
@@ -269,3 +269,21 @@ def test_nbgraders_source_marks_each_task_once(book, toy, tmp_path, monkeypatch,
         source.text_of(cell) for cell in held["cells"] if "solution" in cell["metadata"]["tags"]
     ]
     assert solutions == [_toy.CENTRED, _toy.ALIGNMENT]
+
+
+def test_the_proof_is_printed_or_kept(book, tmp_path, monkeypatch, capsys):
+    """What the command does with a proof; the proof itself is another test's."""
+    monkeypatch.chdir(book)
+    made = {"assignments": {}, "attacks": {"tried": 2, "hold": 2, "fail": []}, "seconds": 1.0}
+    monkeypatch.setattr(proof, "check", lambda *args, **kwargs: made)
+    assert run("check", "toy", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["attacks"]["hold"] == 2
+    assert "containment: " in said.err
+    assert run("check", "toy", "--json", tmp_path / "new" / "proof.json") == 0
+    assert "2 of 2 earned" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "new" / "proof.json").read_text(encoding="utf-8"))
+    assert kept["made_by"]["python"]
+    assert run("check", "--json", "toy") == 2
+    assert "'toy' is an assignment: write it first" in capsys.readouterr().err
+    assert not (book / "toy").exists()
