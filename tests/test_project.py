@@ -256,14 +256,16 @@ def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    started = tmp_path / "started"
     until = time.monotonic() + 30
-    while not (tmp_path / "started").exists() and time.monotonic() < until:
+    # the shell makes the file before it writes to it
+    while not (started.exists() and started.read_text()) and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(made.pid, signal.SIGINT)  # as a terminal does
-    said, _ = made.communicate(timeout=10)
+    said, _ = made.communicate(timeout=30)
     assert made.returncode == -signal.SIGINT  # 130 in a shell
     assert "render" not in said
-    (child,) = (tmp_path / "started").read_text().split()
+    (child,) = started.read_text().split()
     with pytest.raises(ProcessLookupError):
         os.kill(int(child), 0)
 
