@@ -379,8 +379,8 @@ def _decided(own: pd.DataFrame, folder: str | pathlib.Path | None) -> dict[str, 
     said = of_readings(own["verdict"])
     open_ones = own.dropna(subset="seeds") if said == "undecided" else own.head(0)
     hours = [
-        hours_to_decide(row.seeds - row.pairs, records.load(row.table, folder))
-        for row in open_ones.itertuples()
+        hours_to_decide((part["seeds"] - part["pairs"]).max(), records.load(str(table), folder))
+        for table, part in open_ones.groupby("table")
     ]
     return {
         "verdict": said,
