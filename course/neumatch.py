@@ -2,7 +2,7 @@
 
 import torch
 
-from modalign.course.checks import Sheet, close, near, refuses
+from modalign.course.checks import Sheet, close, refuses
 
 sheet = Sheet(
     "Aligning two sequences: actions, scores and prices",
@@ -265,21 +265,14 @@ def _(my, book, draw):
         close(searched(my, *given)[1], searched(book, *given)[1])
 
 
-@sheet.check("lazy", 0.5, "always matching: video accuracy")
-def _(my, book, draw):
-    near(my.always_video, book.always_video, digits=2)
-
-
-@sheet.check("lazy", 0.5, "always matching: text IoU")
-def _(my, book, draw):
-    near(my.always_iou, book.always_iou, digits=2)
-
-
-@sheet.check("lazy", 0.5, "taking turns: video accuracy")
-def _(my, book, draw):
-    near(my.turns_video, book.turns_video, digits=2)
-
-
-@sheet.check("lazy", 0.5, "taking turns: text IoU")
-def _(my, book, draw):
-    near(my.turns_iou, book.turns_iou, digits=2)
+sheet.numbers(
+    "lazy",
+    0.5,
+    {
+        "always_video": "always matching: video accuracy",
+        "always_iou": "always matching: text IoU",
+        "turns_video": "taking turns: video accuracy",
+        "turns_iou": "taking turns: text IoU",
+    },
+    digits=2,
+)

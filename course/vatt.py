@@ -2,7 +2,7 @@
 
 import torch
 
-from modalign.course.checks import Sheet, close, near
+from modalign.course.checks import Sheet, close
 
 sheet = Sheet(
     "VATT: tokens, bags and a detector",
@@ -215,21 +215,14 @@ def _(my, book, draw):
     )
 
 
-@sheet.check("detected", 1, "the area for wrong texts")
-def _(my, book, draw):
-    near(my.area_text, book.area_text, digits=3)
-
-
-@sheet.check("detected", 1, "the area where text and sound are wrong")
-def _(my, book, draw):
-    near(my.area_both, book.area_both, digits=3)
-
-
-@sheet.check("detected", 1, "the lower end of the interval")
-def _(my, book, draw):
-    near(my.low, book.low, digits=3)
-
-
-@sheet.check("detected", 1, "the upper end of the interval")
-def _(my, book, draw):
-    near(my.high, book.high, digits=3)
+sheet.numbers(
+    "detected",
+    1,
+    {
+        "area_text": "the area for wrong texts",
+        "area_both": "the area where text and sound are wrong",
+        "low": "the lower end of the interval",
+        "high": "the upper end of the interval",
+    },
+    digits=3,
+)

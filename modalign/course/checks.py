@@ -12,6 +12,7 @@ A check reads like a test, and compares numbers with the book's on drawn inputs:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import random
@@ -209,16 +210,16 @@ def close(answer: Any, expected: Any, *, rtol: float = 1e-4, atol: float = 1e-6)
         raise Wrong("another value")
 
 
-def near(mine: Thing, theirs: Thing, *, digits: int) -> None:
+def near(answer: Thing, expected: Thing, *, digits: int) -> None:
     """Compare a number that a student typed with the book's, to so many digits after the point.
 
     Raises:
-        Wrong: where it is no number, or another.
+        Wrong: for another number, or anything but a Python number.
     """
-    typed = mine.value
+    typed = answer.value
     if type(typed) not in (int, float):
         raise Wrong("expected a Python number")
-    if not abs(typed - theirs.value) <= 0.5 * 10.0**-digits + 1e-9:
+    if not abs(typed - expected.value) <= 0.5 * 10.0**-digits + 1e-9:
         raise Wrong("another number")
 
 
@@ -272,6 +273,15 @@ class Sheet:
             return run
 
         return add
+
+    def numbers(self, task: str, marks: float, says: dict[str, str], *, digits: int) -> None:
+        """Add a check by :func:`near` for each number of a task, whose names say what it is."""
+
+        def compare(my: Any, book: Any, draw: Draw, *, name: str) -> None:
+            near(getattr(my, name), getattr(book, name), digits=digits)
+
+        for name, text in says.items():
+            self.checks.append(Check(task, marks, text, functools.partial(compare, name=name)))
 
     def of(self, task: str) -> list[Check]:
         return [each for each in self.checks if each.task == task]

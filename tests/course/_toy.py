@@ -68,17 +68,7 @@ NUMBERS = f"{BEGIN}\nshare = 1 / 3\nrest = 1 - share\n{END}"
 
 NEAR = """
 
-from modalign.course.checks import near
-
-
-@sheet.check("numbers", 1, "the share")
-def _(my, book, draw):
-    near(my.share, book.share, digits=2)
-
-
-@sheet.check("numbers", 1, "the rest")
-def _(my, book, draw):
-    near(my.rest, book.rest, digits=2)
+sheet.numbers("numbers", 1, {"share": "the share", "rest": "the rest"}, digits=2)
 """
 
 
