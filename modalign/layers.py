@@ -93,7 +93,7 @@ def layer_cka(
         other: the second model; the first is compared with itself by default.
         layers: names of modules, as ``model.named_modules()`` gives them (all calls of each are
             compared); by default all that have no children, run, and vary. A warning names those
-            that never vary, such as a ReLU that is dead.
+            that never vary, such as a dead ReLU, or embeddings of places (one row for all).
         other_layers: of the second model; those of ``layers`` by default.
         other_batches: inputs of the second model, if it takes other ones (say, another
             modality of the same examples); the same batches by default. Both come in one order:
@@ -274,6 +274,10 @@ def grams(
         raise ValueError(
             f"{argument}: expected layers that run, but forward called none of {', '.join(idle)}"
         )
+    sizes = {len(each) for each in kept.values()} - {1}
+    if len(sizes) == 1:  # one row for all examples, as of embeddings of places, is each one's
+        (n,) = sizes
+        kept = {k: each if len(each) > 1 else each.new_zeros(n, n) for k, each in kept.items()}
     return kept
 
 

@@ -200,19 +200,32 @@ def test_of_all_layers_those_that_never_vary_are_left_out_and_named():
 
 
 class Positions(nn.Module):
-    """As BERT, it has rows of one place each beside rows of one example each."""
+    """As BERT, it has one row for all examples, and as Swin a row a window."""
 
     def __init__(self):
         super().__init__()
         self.tokens, self.places = nn.Linear(4, 5), nn.Embedding(3, 5)
+        self.window = nn.Identity()
 
     def forward(self, x):
-        return self.tokens(x[:, None]) + self.places(torch.arange(3)[None])
+        x = self.tokens(x[:, None]) + self.places(torch.arange(3)[None])
+        return self.window(x.flatten(0, 1)).view_as(x)
+
+
+def test_a_row_for_all_examples_does_not_vary():
+    layers = ["tokens", "places", ""]
+    model = Positions()
+    model.window = None
+    model.forward = lambda x: model.tokens(x[:, None]) + model.places(torch.arange(3)[None])
+    with pytest.warns(UserWarning, match="left out places, as nothing varies"):
+        assert layer_cka(model, [INPUTS]).rows == ("tokens",)
+    with pytest.raises(DegenerateError, match="^places: nothing varies"):
+        layer_cka(model, [INPUTS], layers=layers)
 
 
 def test_layers_with_other_rows_than_examples_are_named():
-    with pytest.raises(ValueError, match="layers: .* of every layer, got 24 of tokens; 1 of place"):
-        layer_cka(Positions(), [INPUTS])
+    with pytest.raises(ValueError, match="of every layer, got 24 of tokens; 1 of places; 72"):
+        layer_cka(Positions(), [INPUTS], layers=["tokens", "places", "window"])
     assert layer_cka(Positions(), [INPUTS], layers=["tokens", ""]).rows == ("tokens", "")
 
 
