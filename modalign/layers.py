@@ -117,6 +117,20 @@ def layer_cka(
     >>> found = layer_cka(net, batches, layers=["0", "2"])
     >>> found.rows, found.matrix.shape, round(float(found.matrix[0, 0]), 6)
     (('0', '2'), torch.Size([2, 2]), 1.0)
+
+    Another model, and the mean over steps of what its layers give:
+
+    >>> other = nn.Sequential(nn.Unflatten(1, (3, 1)), nn.GRU(1, 4, batch_first=True))
+    >>> found = layer_cka(
+    ...     net,
+    ...     batches,
+    ...     other=other,
+    ...     layers=["0", "2"],
+    ...     other_layers=["1"],
+    ...     features=lambda output: x if (x := first_tensor(output)).dim() < 3 else x.mean(1),
+    ... )
+    >>> found.columns, found.matrix.shape
+    (('1',), torch.Size([2, 1]))
     """
     second = model if other is None else other
     others = layers if other_layers is None else other_layers
