@@ -200,7 +200,7 @@ class _Sums:
             left_out[still] = still
         for still in filter(None, left_out):
             warnings.warn(
-                f"layers: left out {still}, as nothing varies within any minibatch", stacklevel=3
+                f"layers: left out {still}, as nothing varies within any minibatch", stacklevel=4
             )
         norms = self.own[0].sqrt()[:, None] * self.own[1].sqrt()
         return LayerCKA(

@@ -187,8 +187,9 @@ def test_of_all_layers_those_that_never_vary_are_left_out_and_named():
     dead = nn.Sequential(*network(), nn.Linear(3, 5), nn.ReLU(), nn.Linear(3, 3))
     dead.forward = lambda x: (dead[6](dead[5](z := dead[:5](x))), dead[7](z))
     nn.init.constant_(dead[5].bias, -100)
-    with pytest.warns(UserWarning, match="left out 6, as nothing varies"):
+    with pytest.warns(UserWarning, match="left out 6, as nothing varies") as told:
         found = layer_cka(dead, INPUTS.split(8))
+    assert [each.filename for each in told] == [__file__]  # once, at the call
     assert found.rows == found.columns == ("0", "1", "2", "3", "4", "5", "7")
     torch.testing.assert_close(found.matrix.diagonal(), torch.ones(7).double())
     with pytest.warns(UserWarning, match="left out 6"):
