@@ -27,8 +27,14 @@ def own_settings(direction: str, **given: Any) -> dict[str, Any]:
 
 
 def require_parameters(ws: list[Tensor]) -> None:
-    """Refuse what loses a step of a small share of its norm, and what is not real."""
+    """Refuse what loses a step of a small share of its norm, is not real, or has another norm."""
     for w in ws:
+        if getattr(w, "_fsdp_flattened", False):  # tensors joined and cut into equal pieces
+            raise TypeError(
+                f"params: expected whole tensors or DTensors, got {describe(w)}, a piece that "
+                "FullyShardedDataParallel cut, whose norm is not that of its tensor; shard with "
+                "torch.distributed.fsdp.fully_shard"
+            )
         if w.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"params: expected float32 or float64, got {describe(w)}; in half precision small "

@@ -59,7 +59,8 @@ def update_bn(
             ``3d``, ``nn.SyncBatchNorm`` included.
         batches: read once.
         call: ``call(model, batch)`` runs the model over a batch, and moves it to its device where
-            that is needed; by default ``model(batch)``.
+            that is needed; by default ``model(batch)``. PyTorch's takes the first entry of a tuple
+            alone; where labels follow it pass ``lambda model, batch: model(batch[0])``.
 
     Raises:
         TypeError: for a model that is no module.

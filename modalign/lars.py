@@ -29,9 +29,9 @@ class LARS(torch.optim.Optimizer):
     skips such steps. So does one whose square is beyond its type (a norm of 5e20 in float32) with
     ``"adam"``, where it would stop its tensor for ever.
 
-    Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole; those of the
-    older ``FullyShardedDataParallel`` do not tell what they are of, and move by their own. Half
-    precision is refused: bfloat16 loses steps of less than 1/256, and with them the one pace.
+    Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole. Those of the older
+    ``FullyShardedDataParallel`` do not tell what they are of, and are refused. Half precision is
+    refused too: bfloat16 loses steps of less than 1/256, and with them the one pace.
     There is no weight decay: within u it could only turn a step whose norm is fixed, and
     decoupled, as in AdamW, it is a second step beside it, after which no tensor moves by the
     share eta any more. Nor is there ``amsgrad``, ``capturable``, ``differentiable`` or
@@ -55,7 +55,8 @@ class LARS(torch.optim.Optimizer):
     Raises:
         ValueError: for a setting out of range, one that nothing reads, another ``direction`` in a
             group or in a loaded state, and no parameters.
-        TypeError: for a setting of another type; for parameters in half precision or complex.
+        TypeError: for a setting of another type; for parameters in half precision, complex or cut
+            up by ``FullyShardedDataParallel``.
         RuntimeError: from ``step``, before anything moves: for a sparse gradient, and while a CUDA
             graph is captured.
 

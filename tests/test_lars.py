@@ -960,7 +960,7 @@ def test_the_capture_of_a_cuda_graph_is_refused(monkeypatch):
 
 def shards(rank, world, port, folder):
     """Train networks as shards and whole, and write down how far they are apart."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
@@ -985,12 +985,21 @@ def shards(rank, world, port, folder):
         ]
         ratios = [list(optimizer.trust_ratios().values()) for _, optimizer in pairs]
         found.append((max(apart), ratios))
+    for original in (True, False):
+        pieces = FullyShardedDataParallel(
+            nn.Linear(5, 3),
+            device_mesh=init_device_mesh("cpu", (world,)),
+            device_id=torch.device("cpu"),
+            use_orig_params=original,
+        )
+        with pytest.raises(TypeError, match="expected whole tensors or DTensors, got float"):
+            LARS(pieces.parameters())
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_shards_move_as_the_whole(tmp_path):
-    """FSDP2's fully_shard on two processes: norms are those of whole tensors."""
+    """Norms are those of whole tensors with fully_shard; pieces of FSDP1 are refused."""
     if not hasattr(fsdp, "fully_shard"):
         pytest.skip(f"torch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
     with socket.socket() as free:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modalign import layers
 from modalign.cka import DegenerateError, MinibatchCKA, cka_matrix
-from modalign.layers import LayerCKA, gram, layer_cka, run
+from modalign.layers import LayerCKA, first_tensor, gram, layer_cka, run
 
 
 def network(seed=0, width=6):
@@ -58,7 +58,9 @@ def test_a_model_with_itself_is_symmetric_with_a_diagonal_of_ones():
 def test_each_layer_is_read_once_in_a_pass(monkeypatch):
     read = []
     once = layers.gram
-    monkeypatch.setattr(layers, "gram", lambda x, name: read.append(name) or once(x, name))
+    monkeypatch.setattr(
+        layers, "gram", lambda x, name, features: read.append(name) or once(x, name, features)
+    )
     layer_cka(network(), INPUTS.split(8))
     assert read == ["0", "1", "2", "3", "4"] * 3
 
@@ -171,12 +173,106 @@ class Sometimes(nn.Module):
 def test_layers_that_never_vary_or_do_not_always_run_are_named():
     net = network()
     nn.init.zeros_(net[0].weight)
-    with pytest.raises(DegenerateError, match="0: nothing varies"):
+    with pytest.raises(DegenerateError, match="0, 1, 2, 3, 4: nothing varies"):
         layer_cka(net, [INPUTS])
+    with pytest.raises(DegenerateError, match="0: nothing varies"):
+        layer_cka(net, [INPUTS], layers=["0"], other=network())
     with pytest.raises(ValueError, match="expected a, b to run in every batch, got a"):
         layer_cka(Sometimes(), [INPUTS[:8], INPUTS[8:]])
     with pytest.raises(ValueError, match="tensor of a row an example"):
         layer_cka(nn.Sequential(nn.Flatten(0)), [torch.ones(8, 2).long()])
+
+
+def test_of_all_layers_those_that_never_vary_are_left_out_and_named():
+    dead = nn.Sequential(*network(), nn.Linear(3, 5), nn.ReLU(), nn.Linear(3, 3))
+    dead.forward = lambda x: (dead[6](dead[5](z := dead[:5](x))), dead[7](z))
+    nn.init.constant_(dead[5].bias, -100)
+    with pytest.warns(UserWarning, match="left out 6, as nothing varies") as told:
+        found = layer_cka(dead, INPUTS.split(8))
+    assert [each.filename for each in told] == [__file__]  # once, at the call
+    assert found.rows == found.columns == ("0", "1", "2", "3", "4", "5", "7")
+    torch.testing.assert_close(found.matrix.diagonal(), torch.ones(7).double())
+    with pytest.warns(UserWarning, match="left out 6"):
+        other = layer_cka(network(1), INPUTS.split(8), other=dead)
+    assert other.rows == ("0", "1", "2", "3", "4")
+    assert other.columns == found.columns
+    with pytest.raises(DegenerateError, match="^6: nothing varies"):
+        layer_cka(dead, INPUTS.split(8), layers=["5", "6"])
+
+
+class Positions(nn.Module):
+    """As BERT, it has one row for all examples, and as Swin a row a window."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places = nn.Linear(4, 5), nn.Embedding(3, 5)
+        self.window = nn.Identity()
+
+    def forward(self, x):
+        x = self.tokens(x[:, None]) + self.places(torch.arange(3)[None])
+        return self.window(x.flatten(0, 1)).view_as(x)
+
+
+def test_a_row_for_all_examples_does_not_vary():
+    layers = ["tokens", "places", ""]
+    model = Positions()
+    model.window = None
+    model.forward = lambda x: model.tokens(x[:, None]) + model.places(torch.arange(3)[None])
+    with pytest.warns(UserWarning, match="left out places, as nothing varies"):
+        assert layer_cka(model, [INPUTS]).rows == ("tokens",)
+    with pytest.raises(DegenerateError, match="^places: nothing varies"):
+        layer_cka(model, [INPUTS], layers=layers)
+
+
+def test_layers_with_other_rows_than_examples_are_named():
+    with pytest.raises(ValueError, match="of every layer, got 24 of tokens; 1 of places; 72"):
+        layer_cka(Positions(), [INPUTS], layers=["tokens", "places", "window"])
+    assert layer_cka(Positions(), [INPUTS], layers=["tokens", ""]).rows == ("tokens", "")
+
+
+def test_features_say_what_is_compared():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8)  # the steps first
+    steps = torch.randn(24, 3, 4)
+    apart = layer_cka(layer, [steps.transpose(0, 1)], features=lambda z: z.transpose(0, 1))
+    first = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    first.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(apart.matrix, layer_cka(first, [steps]).matrix)
+    pooled = layer_cka(first, [steps], features=lambda z: first_tensor(z).mean(1))
+    assert float((pooled.matrix - apart.matrix).abs().max()) > 0.01
+    with pytest.raises(ValueError, match="linear1: expected a tensor of a row an example"):
+        layer_cka(first, [steps], features=lambda z: None, layers=["linear1"])
+
+
+def test_a_loss_before_the_states_is_no_layer_of_features():
+    states = torch.randn(8, 3)
+    assert first_tensor({"loss": states.sum(), "states": (states,)}) is states
+    assert first_tensor(states.sum()) is None
+
+
+def test_both_models_see_the_same_examples():
+    net, ear = network(), network(1)
+    known = layer_cka(net, INPUTS.split(8), other=ear).matrix
+    batches = iter(INPUTS.split(8))
+    found = layer_cka(net, batches, other=ear, other_batches=batches).matrix
+    torch.testing.assert_close(found, known)
+    data = TensorDataset(INPUTS)
+    loader = DataLoader(data, 24, shuffle=True)
+    found = layer_cka(net, loader, other=ear, other_batches=loader).matrix
+    torch.testing.assert_close(found, layer_cka(net, [INPUTS], other=ear).matrix)
+    for one, two, argument in ((loader, [INPUTS], "batches"), ([INPUTS], loader, "other_batches")):
+        with pytest.raises(ValueError, match=f"^{argument}: expected examples in one order"):
+            layer_cka(net, one, other=ear, other_batches=two)
+    seeded = [
+        DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(0)) for _ in "ab"
+    ]
+    layer_cka(net, seeded[0], other=ear, other_batches=seeded[1])
+
+
+def test_of_many_names_the_closest_is_told():
+    deep = nn.Sequential(*[nn.Identity() for _ in range(30)], nn.ModuleDict({"head": nn.ReLU()}))
+    with pytest.raises(ValueError, match="0, 1, .*, 19 and 12 more; did you mean '30.head'"):
+        layer_cka(deep, [INPUTS], layers=["30.heads"])
 
 
 class Idle(Sometimes):
@@ -195,10 +291,13 @@ def test_a_layer_that_is_asked_for_and_never_runs_is_named():
 
 
 def test_a_module_that_was_compiled_and_run_before_is_read():
-    net = network()
-    compiled = torch.compile(net, backend="eager")
+    net, graphs = network(), []
+    compiled = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     compiled(INPUTS)
+    before = len(graphs)
     found, known = layer_cka(compiled, [INPUTS]), layer_cka(net, [INPUTS])
+    if hasattr(torch.compiler, "set_stance"):  # it came with PyTorch 2.6
+        assert len(graphs) == before > 0, "compiled again for the hooks"
     assert found.rows == tuple(f"_orig_mod.{name}" for name in known.rows)
     torch.testing.assert_close(found.matrix, known.matrix)
 
@@ -230,9 +329,9 @@ def test_every_layer_of_pytorchs_transformers_is_read():
 
 def test_autocast_does_not_round_what_is_compared():
     x = torch.randn(8, 300, generator=torch.Generator().manual_seed(4))
-    known = gram(x, "x")
+    known = gram(x, "x", first_tensor)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(gram(x, "x"), known)
+        assert torch.equal(gram(x, "x", first_tensor), known)
 
 
 def test_the_drawing_names_the_layers():

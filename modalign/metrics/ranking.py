@@ -104,6 +104,9 @@ def retrieval(
     no order of the data scores better than another. Average precision is the mean over the
     orders too (McSherry and Najork 2008).
 
+    Own candidates count whatever the sign of their similarity. torchmetrics 1.9 takes those at 0
+    and below for no hits, so that its mAP of cosines is another number.
+
     O(n m) time where no row has more than 16 columns of its own, and O(n m log m) at most; beside
     the matrix, about 100 MiB of memory. Where the matrix is too large, see
     :func:`retrieval_of_embeddings`.

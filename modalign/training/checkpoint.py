@@ -135,6 +135,33 @@ def _taken(path: pathlib.Path) -> ValueError:
     return ValueError(f"checkpoint: {path} is in use by another run; wait for it, or name another")
 
 
+class Inner:
+    """The state of an optimizer that another one holds, and leaves out of its own, as SAM does.
+
+    Groups are not in it: the two share them, and the other one brings them back.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self.optimizer.state_dict()["state"]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        groups = self.optimizer.param_groups
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), **state})
+        self.optimizer.param_groups = groups
+
+
+def inner_optimizers(optimizer: Any) -> dict[str, Inner]:
+    """The optimizers that an optimizer holds, but for those whose state is its own."""
+    return {
+        name: Inner(each)
+        for name, each in getattr(optimizer, "__dict__", {}).items()
+        if isinstance(each, torch.optim.Optimizer) and each.state is not optimizer.state
+    }
+
+
 def configuration_of(
     accelerator: Accelerator,
     model: nn.Module,

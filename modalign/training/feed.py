@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import itertools
 import pathlib
@@ -219,13 +220,29 @@ def _bytes(values: Tensor | np.ndarray) -> bytes:
     return values.view(torch.uint8).numpy().tobytes()
 
 
-def _leaves(batch: Any) -> Iterator[Any]:
+def _fields(batch: Any) -> dict[str, Any] | None:
+    """What a dataclass holds, by name; None for anything else."""
+    if not dataclasses.is_dataclass(batch) or isinstance(batch, Mapping | list | tuple | type):
+        return None
+    return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+
+
+def _parts(batch: Any) -> list[Any] | None:
+    """What a batch holds that may hold more; None if it is one thing."""
     if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif not isinstance(batch, list | tuple):
+        return [*batch.values()]
+    if isinstance(batch, list | tuple):
+        return [*batch]
+    fields = _fields(batch)
+    return None if fields is None else [*fields.values()]
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    parts = _parts(batch)
+    if parts is None:
         yield batch
         return
-    for part in batch:
+    for part in parts:
         yield from _leaves(part)
 
 
@@ -249,9 +266,7 @@ def own_rows(batch: Any, accelerator: Accelerator) -> tuple[Any, float, float]:
 
 def _moved(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on a device, and all else as it is."""
-    if isinstance(batch, Mapping) or (
-        isinstance(batch, list | tuple) and not isinstance(batch, PackedSequence)
-    ):
+    if _parts(batch) is not None and not isinstance(batch, PackedSequence):
         return _rebuilt(batch, lambda part: _moved(part, device))
     return batch if isinstance(batch, str) else send_to_device(batch, device, non_blocking=True)
 
@@ -271,11 +286,9 @@ def _rows(batch: Any) -> int:
 
 def _lists(batch: Any) -> Iterator[Any]:
     """Lists, in a batch, that hold no others."""
-    if not isinstance(batch, Mapping | list | tuple):
-        return
-    parts = list(batch.values() if isinstance(batch, Mapping) else batch)
-    if not any(isinstance(part, Mapping | list | tuple) for part in parts):
-        if not isinstance(batch, Mapping):
+    parts = _parts(batch) or []
+    if all(_parts(part) is None for part in parts):
+        if isinstance(batch, list | tuple):
             yield batch
         return
     for part in parts:
@@ -286,21 +299,24 @@ def _cut(batch: Any, part: slice, rows: int) -> Any:
     """A part of what has an entry for each example, and all else as it is."""
     if isinstance(batch, Tensor | np.ndarray):
         return batch[part] if batch.ndim and len(batch) == rows else batch
-    if isinstance(batch, Mapping):
-        return _rebuilt(batch, lambda value: _cut(value, part, rows))
-    if not isinstance(batch, list | tuple):
+    if _parts(batch) is None:
         return batch
-    if len(batch) == rows and not any(
-        isinstance(each, Tensor | np.ndarray) for each in _leaves(batch)
-    ):
+    of_examples = isinstance(batch, list | tuple) and len(batch) == rows
+    if of_examples and not any(isinstance(each, Tensor | np.ndarray) for each in _leaves(batch)):
         return batch[part]
     return _rebuilt(batch, lambda each: _cut(each, part, rows))
 
 
 def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """A mapping, list or tuple of the same kind with other parts."""
+    """A mapping, list, tuple or dataclass of the same kind with other parts."""
+    kept: Any
+    if (fields := _fields(batch)) is not None:
+        kept = copy.copy(batch)
+        for name, value in fields.items():
+            object.__setattr__(kept, name, change(value))  # of frozen ones too
+        return kept
     if isinstance(batch, Mapping):
-        kept: Any = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+        kept = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
         for name, value in batch.items():
             kept[name] = change(value)
         return kept

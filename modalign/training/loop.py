@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from modalign._checks import describe
-from modalign.training.checkpoint import Checkpoint, configuration_of, held
+from modalign.training.checkpoint import Checkpoint, configuration_of, held, inner_optimizers
 from modalign.training.checks import (
     By,
     Device,
@@ -106,17 +106,21 @@ def fit(
         batches: something to read once an epoch, such as :func:`shuffled` or a ``DataLoader``, or
             a function from the epoch, counted from 0, to its batches, in an order that depends on
             the epoch alone. A batch is tensors, whose first dimension is the examples, in dicts,
-            tuples or lists, with what else ``loss`` needs: texts, None, values of any type, at any
-            depth. These stay as they are; tensors come to the model's device. Without a tensor
-            the first array, or else list of plain values, says how many examples there are. With a
+            tuples, lists or dataclasses, with what else ``loss`` needs: texts, None, values of any
+            type, at any depth. These stay as they are; tensors come to the model's device. Without
+            a tensor the first array, or else list of plain values, says how many examples there
+            are. With a
             ``checkpoint``, a loader has to draw from the global generators, which ``seed`` seeds:
             one with a generator of its own or with workers that persist is refused at once; what
             hides its state is refused when the run is taken up, as is one whose data have changed.
             A run that is taken up reads its epoch again up to where it was, unless the loader
             carries its state (``state_dict`` and ``load_state_dict``, as ``StatefulDataLoader`` of
-            torchdata does): then it goes on from there, with generators of its own too. Only the
-            batch that comes next is compared then.
-        optimizer: over the model's parameters.
+            torchdata does): then it goes on from there, with generators of its own too (but for
+            torchdata's ``generator=``, which is no part of that state). Only the batch that comes
+            next is compared then. torchdata draws its order when a loader is made, and not by
+            ``seed``: make it in :func:`seeded`.
+        optimizer: over the model's parameters. An optimizer within it (SAM's ``base_optimizer``) is
+            kept in checkpoints with it.
         epochs: passes over the batches; give this or ``steps``.
         steps: optimizer steps; the epoch in which the last one lies ends there.
         schedule: of the learning rate, over ``optimizer``.
@@ -263,6 +267,8 @@ def fit(
     # what older checkpoints do not know stands in them only where it matters
     settings |= {"closure": True} if closure else {}
     settings |= {"loader": "carries its state"} if carries_state(batches) else {}
+    inner = inner_optimizers(optimizer)
+    settings |= {"optimizer's own optimizers": [*inner]} if inner else {}
     check_arguments(
         model, batches, optimizer, schedule, backward, epochs, path, checkpoint_every, settings
     )
@@ -279,6 +285,8 @@ def fit(
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if optimizer.state:
             optimizer.load_state_dict(optimizer.state_dict())  # where the parameters are now
+        for each in inner.values():
+            each.load_state_dict(each.state_dict())
         optimizer.zero_grad()
         run = Run(epochs, steps, patience, watch, mode)
         averages = Averages(run, accelerator)
@@ -288,6 +296,7 @@ def fit(
         }
         soundness = Soundness(models, optimizer, accelerator)
         kept = {"run": run, "model": model, "optimizer": optimizer, "schedule": schedule}
+        kept |= {f"optimizer's {name}": each for name, each in inner.items()}
         kept |= {"scaler": scaler, **{f"stateful {i}": each for i, each in enumerate(stateful)}}
         configuration = configuration_of(accelerator, model, optimizer, schedule, settings)
         keeper = Checkpoint(path, accelerator, configuration, kept)

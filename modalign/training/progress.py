@@ -1,6 +1,7 @@
 """How far a run has come, and what it has measured."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from modalign.training.checkpoint import inner_optimizers
 from modalign.training.checks import Mode
 
 READ_EVERY = 200
@@ -187,7 +189,9 @@ class Soundness:
                 yield f"parameter {name} of {label}", parameter
             for name, buffer in model.named_buffers():
                 yield f"buffer {name} of {label}", buffer
-        for key, state in self.optimizer.state.items():
+        inner = (each.optimizer for each in inner_optimizers(self.optimizer).values())
+        states = (each.state.items() for each in (self.optimizer, *inner))
+        for key, state in itertools.chain.from_iterable(states):
             for kind, value in state.items() if isinstance(state, Mapping) else ():
                 several = isinstance(value, list | tuple)
                 for place, each in enumerate(value if several else [value]):

@@ -1,7 +1,9 @@
 """Optimizers that compute the loss again within a step, and batches of anything."""
 
 import collections
+import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +44,32 @@ def sam(parameters):
     return pytorch_optimizer.SAM(parameters, torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
+class SecretiveSAM(torch.optim.Optimizer):
+    """As SAM is mostly copied: the optimizer within has a state that is in no state_dict."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"rho": 0.05, "lr": 0.05, "momentum": 0.9})
+        self.base_optimizer = torch.optim.SGD(self.param_groups, lr=0.05, momentum=0.9)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.base_optimizer.param_groups = self.param_groups
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        weights = [p for group in self.param_groups for p in group["params"]]
+        norm = torch.stack([w.grad.norm() for w in weights]).norm()
+        before = [w.clone() for w in weights]
+        for w in weights:
+            w += 0.05 * w.grad / norm
+        with torch.enable_grad():
+            closure()
+        for w, old in zip(weights, before, strict=True):
+            w.copy_(old)
+        self.base_optimizer.step()
+
+
 class Stopped(Exception):
     pass
 
@@ -71,6 +99,7 @@ MAKES = {
     "L-BFGS": (lbfgs, {}),
     "with a line search": (searching, {}),
     "SAM": (sam, {"closure": True}),
+    "SAM with a secret": (SecretiveSAM, {"closure": True}),
     "clipped": (sam, {"closure": True, "clip": 0.1}),
     "accumulated": (lbfgs, {"accumulate": 2}),
     "with dropout": (lbfgs, {"dropout": 0.3}),
@@ -175,6 +204,34 @@ def test_a_state_in_lists_has_to_be_finite(tmp_path):
         train(make, tmp_path / "run.pt", after_step=spoil)
 
 
+def test_an_optimizer_within_another_has_to_be_finite(tmp_path):
+    def spoil(step):
+        next(iter(made[0].base_optimizer.state.values()))["momentum_buffer"][0] = torch.inf
+
+    made = []
+
+    def make(parameters):
+        made.append(SecretiveSAM(parameters))
+        return made[0]
+
+    with pytest.raises(DivergenceError, match="optimizer's momentum_buffer of parameter 0.weight"):
+        train(make, tmp_path / "run.pt", after_step=spoil, closure=True)
+
+
+def test_groups_stay_shared_with_an_optimizer_within(tmp_path):
+    """So that a schedule over one is of both, in a run that is taken up too."""
+    made = []
+
+    def make(parameters):
+        made.append(SecretiveSAM(parameters))
+        return made[-1]
+
+    train(make, tmp_path / "run.pt", stop=2, closure=True)
+    train(make, tmp_path / "run.pt", closure=True)
+    for each in made:
+        assert each.param_groups is each.base_optimizer.param_groups
+
+
 @pytest.mark.parametrize(
     ("make", "options", "error", "message"),
     [
@@ -203,6 +260,17 @@ class Text(str):
         raise AssertionError("a text is not moved")
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    x: Any
+    y: Any
+    texts: list = dataclasses.field(default_factory=list)
+    length: int = dataclasses.field(init=False, default=0)
+
+    def __post_init__(self):
+        object.__setattr__(self, "length", self.length + len(self.x))
+
+
 class Words(list):
     """A list that is made in another way than lists are."""
 
@@ -221,6 +289,7 @@ def everything():
         "words": Words("one", "two"),
         "packed": pack_sequence([torch.ones(2), torch.ones(1)]),
         "array": np.arange(3),
+        "pair": Pair(rows["x"], None),
     }
 
 
@@ -247,12 +316,16 @@ def test_what_is_no_tensor_stays_as_it_is():
         assert batch["default"]["new"] == []
         assert type(batch["words"]) is Words
         assert isinstance(batch["packed"], PackedSequence)
+        assert type(batch["pair"]) is Pair
+        assert batch["pair"].length == 10
+        assert batch["pair"].y is None
     assert "none" in given
 
 
 def test_tensors_are_moved_wherever_they_are():
     moved = feed._moved(everything(), torch.device("meta"))
     found = [moved["x"], moved["nested"][0]["deep"][2], moved["default"]["x"], moved["packed"].data]
+    found.append(moved["pair"].x)
     assert {each.device.type for each in found} == {"meta"}
 
 
@@ -275,6 +348,33 @@ def test_without_a_tensor_of_rows_lists_say_how_many_there_are(batch):
 
     _, history = train(torch.optim.SGD, batches=[batch], loss=loss, epochs=1)
     assert history.step.to_list() == [1]
+
+
+def test_a_batch_may_be_a_dataclass(tmp_path):
+    rows = data(12)
+
+    def batches(epoch, kind=Pair):
+        for x, y in zip(rows["x"].split(5), rows["y"].split(5), strict=True):
+            yield kind(x, y, ["a"] * len(x))
+
+    def loss(model, batch):
+        assert len(batch.texts) == len(batch.x) == batch.length
+        return functional.mse_loss(model(batch.x), batch.y)
+
+    def named(epoch):
+        return ({"x": each.x, "y": each.y} for each in batches(epoch))
+
+    weights, history = train(torch.optim.Adam, batches=batches, loss=loss)
+    known, expected = train(torch.optim.Adam, batches=named)
+    assert torch.equal(weights, known)
+    assert history.equals(expected)
+    train(torch.optim.Adam, tmp_path / "run.pt", batches=batches, loss=loss, stop=4)
+    again, _ = train(torch.optim.Adam, tmp_path / "run.pt", batches=batches, loss=loss)
+    assert torch.equal(again, known)
+    cut = feed._cut(Pair(rows["x"], rows["y"], ["a"] * 12), slice(0, 7), 12)
+    assert (len(cut.x), len(cut.y), len(cut.texts), cut.length) == (7, 7, 7, 12)
+    one, other = (feed.digest(Pair(rows["x"] + k, rows["y"])) for k in (0, 1))
+    assert one != other
 
 
 @pytest.mark.parametrize("batch", [None, "abc", {}, [], {"name": "x"}, torch.tensor(1.0)], ids=repr)
