@@ -347,12 +347,13 @@ def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFra
         tested = records.load(name, folder=folder)
         runs = read(tested, reach)
         contrasts = [each for each in DECIDED[comparison] if each.claim == claim]
+        compared = {row for each in contrasts for row in (each.better, each.worse)}
         ends = at_an_end(comparison, records.load(f"{name}-search", folder=folder))
         budget = FAIR_BUDGET
-        if ends:
-            budget += f"; the best rate at an end of its grid: {', '.join(ends)}"
-        if short := short_of(tested, reach):
-            told = ", ".join(f"{arm} ({runs_of})" for arm, runs_of in short.items())
+        if told := ", ".join(arm for arm in ends if arm in compared):
+            budget += f"; the best rate at an end of its grid: {told}"
+        short = short_of(tested, reach).items()
+        if told := ", ".join(f"{arm} ({missed})" for arm, missed in short if arm in compared):
             budget += f"; read at the end, short of {reach:.0%} in training: {told}"
         found = judge(runs, contrasts, fair=True, budget=budget, table=name)
         return found.assign(budget=budget, fair=True)
