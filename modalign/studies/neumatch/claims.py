@@ -293,7 +293,7 @@ DECISIONS: dict[str, Decision] = {
     "c30a": Decision("optimizers", ONE_RATE),
     "c30b": Decision("optimizers", ONE_RATE),
     "c31a": Decision("normalizations", "LARS at 0.007 for all; training ends at 90, 80 and 78%"),
-    "c31b": Decision("normalizations", "Adam at 0.001 for all"),
+    "c31b": Decision("normalizations", "Adam at 0.001 for all; training ends at 84, 100 and 100%"),
     "c32a": Decision("projections", "LARS at 0.007 for both; the full width has one ReLU more"),
     "c32b": Decision("projections", "LARS at 0.007 for both; the full width has one ReLU more"),
     "c34a": Decision(None, "LARS at 0.007 for all"),
