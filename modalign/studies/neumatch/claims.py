@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from modalign import records
-from modalign.metrics import difference
+from modalign.metrics import difference, interval_table
 from modalign.studies._claims import Claim, decided, judged
 from modalign.studies.neumatch.experiments import (
     NONE,
@@ -31,7 +31,7 @@ from modalign.studies.neumatch.experiments import (
     STOPPED,
     finals,
 )
-from modalign.studies.neumatch.fair import COMPARISONS, at_an_end, read
+from modalign.studies.neumatch.fair import COMPARISONS, at_an_end, read, short_of
 
 VIDEO, IOU = MEASURES = ("test video_accuracy", "test text_iou")
 PARTS = ("video", "text", "action and matched", "fc")
@@ -293,7 +293,7 @@ DECISIONS: dict[str, Decision] = {
     "c30a": Decision("optimizers", ONE_RATE),
     "c30b": Decision("optimizers", ONE_RATE),
     "c31a": Decision("normalizations", "LARS at 0.007 for all; training ends at 90, 80 and 78%"),
-    "c31b": Decision("normalizations", "Adam at 0.001 for all"),
+    "c31b": Decision("normalizations", "Adam at 0.001 for all; training ends at 84, 100 and 100%"),
     "c32a": Decision("projections", "LARS at 0.007 for both; the full width has one ReLU more"),
     "c32b": Decision("projections", "LARS at 0.007 for both; the full width has one ReLU more"),
     "c34a": Decision(None, "LARS at 0.007 for all"),
@@ -343,12 +343,18 @@ def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFra
     name = f"neumatch/fair-{comparison}"
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     if comparison and (root / f"{name}.json").exists():
-        runs = read(records.load(name, folder=folder), COMPARISONS[comparison].reach)
+        reach = COMPARISONS[comparison].reach
+        tested = records.load(name, folder=folder)
+        runs = read(tested, reach)
         contrasts = [each for each in DECIDED[comparison] if each.claim == claim]
+        compared = {row for each in contrasts for row in (each.better, each.worse)}
         ends = at_an_end(comparison, records.load(f"{name}-search", folder=folder))
         budget = FAIR_BUDGET
-        if ends:
-            budget += f"; the best rate at an end of its grid: {', '.join(ends)}"
+        if told := ", ".join(arm for arm in ends if arm in compared):
+            budget += f"; the best rate at an end of its grid: {told}"
+        short = short_of(tested, reach).items()
+        if told := ", ".join(f"{arm} ({missed})" for arm, missed in short if arm in compared):
+            budget += f"; read at the end, short of {reach:.0%} in training: {told}"
         found = judge(runs, contrasts, fair=True, budget=budget, table=name)
         return found.assign(budget=budget, fair=True)
     if claim == "c35":
@@ -412,6 +418,33 @@ def beside(comparison: str, folder: str | pathlib.Path | None = None) -> pd.Data
     return pd.concat({kind: each[shown] for kind, each in found.items()}, axis=1).reindex(
         found["fair"].index
     )
+
+
+def arms(comparison: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
+    """The arms of a recorded comparison, each at its rate, with test scores in percent.
+
+    Args:
+        comparison: of :data:`modalign.studies.neumatch.fair.COMPARISONS`, recorded.
+        folder: results folder; the book's by default.
+
+    Returns:
+        A row an arm: ``rate``, and mean and interval over seeds of ``video_accuracy``,
+        ``text_iou`` and ``train text_iou``. If runs are read where training first reached so
+        much, also ``epoch``, at which they are on average, and how many are ``short`` of it.
+    """
+    reach = COMPARISONS[comparison].reach
+    tested = records.load(f"neumatch/fair-{comparison}", folder=folder)
+    runs = read(tested, reach)
+    names = {each: each.removeprefix("test ") for each in (*MEASURES, "train text_iou")}
+    scores = (100 * runs.set_index("row")[list(names)]).rename(columns=names)
+    found = interval_table(scores, "row", list(scores), digits=1)
+    by_row = runs.groupby("row")
+    found.insert(0, "rate", by_row["rate"].first())
+    if reach is not None:
+        found["epoch"] = by_row["epoch"].mean().map("{:.0f}".format)
+        short = short_of(tested, reach)
+        found["short"] = [short.get(str(arm), "none") for arm in found.index]
+    return found.reindex(list(COMPARISONS[comparison].arms))
 
 
 def minus_unmatched(runs: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:

@@ -193,6 +193,22 @@ def read(table: pd.DataFrame, reach: float | None) -> pd.DataFrame:
     return found.sort_values(keys, kind="stable").reset_index(drop=True)
 
 
+def short_of(table: pd.DataFrame, reach: float | None) -> dict[str, str]:
+    """The arms with runs that never reached so much in training, and how many of theirs did not.
+
+    >>> runs = {"row": "a", "rate": 0.1, "seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2]}
+    >>> table = pd.DataFrame({**runs, "train text_iou": [0.5, 0.9, 0.5, 0.8]})
+    >>> short_of(table, 0.9), short_of(table, None)
+    ({'a': '1 of 2 runs'}, {})
+    """
+    if reach is None:
+        return {}
+    most = table.groupby(["row", "rate", "seed"], sort=False)["train text_iou"].max()
+    # a run that diverged has no score
+    missed = (~(most >= reach)).groupby("row", sort=False)
+    return {str(arm): f"{part.sum()} of {len(part)} runs" for arm, part in missed if part.any()}
+
+
 def chosen(search: pd.DataFrame, reach: float | None) -> dict[str, float]:
     """Of each arm the rate whose mean validation score is best.
 
@@ -279,6 +295,21 @@ def lifted_view(table: pd.DataFrame) -> str:
     known = table[table["view"].isin(CLEARER)]
     scores = known[VALIDATION].sum(axis=1, skipna=False).fillna(-math.inf)
     return str(scores.groupby(known["view"]).mean().idxmax())
+
+
+def levels(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean scores over seeds in each view, in percent; none for a view in which a run diverged.
+
+    Args:
+        table: ``neumatch/fair-views``.
+
+    Returns:
+        A row a view and optimizer: both measures on validation, and ``train text_iou``.
+    """
+    scores = 100 * table[[*VALIDATION, "train text_iou"]]
+    optimizer = table["row"].str.split(": ").str[-1].rename("optimizer")
+    runs = scores.groupby([table["view"], optimizer], sort=False)
+    return runs.agg(lambda values: values.mean(skipna=False))
 
 
 def record(

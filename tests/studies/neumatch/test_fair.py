@@ -129,6 +129,15 @@ def test_the_view_is_the_one_in_which_both_optimizers_do_best_on_validation():
     assert fair.lifted_view(table) == "dense text, redrawn"
 
 
+def test_levels_are_means_over_seeds_and_none_where_a_run_diverged():
+    names = ("a: LARS", "a: LARS", "a: Adam", "a: Adam")
+    table = runs(view=["a"] * 4, row=names, seed=[0, 1, 0, 1])
+    table[fair.VALIDATION[0]] = [0.1, 0.2, 0.3, float("nan")]
+    found = fair.levels(table)[fair.VALIDATION[0]]
+    assert found["a", "LARS"] == pytest.approx(15)
+    assert pd.isna(found["a", "Adam"])
+
+
 def test_seeds_in_both_stages_and_unknown_comparisons_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected no seed in both, got \[3\]"):
         record("optimizers", tuning=[3], seeds=[3, 4], folder=tmp_path)
