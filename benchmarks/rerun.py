@@ -85,7 +85,7 @@ def sweep(output: pathlib.Path, seeds: int) -> None:
     began = time.perf_counter()
     try:
         outcome = rerun.sweep(
-            "cka",
+            "cka-loss",
             {"lambda_cka": [0, 0.1]},
             seeds=seeds,
             preset="smoke",
@@ -126,13 +126,13 @@ def gap(output: pathlib.Path) -> float:
 def overhead(repeats: int) -> None:
     """The smoke preset by papermill alone and by us, in turn, in one process."""
     root = inventory.book_root()
-    values = rerun.presets("cka")["smoke"]
+    values = rerun.presets("cka-loss")["smoke"]
     times: dict[str, list[float]] = {"papermill": [], "modalign": []}
     for number in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             papermill.execute_notebook(
-                str(root / "notebooks" / "cka.ipynb"),
+                str(root / "notebooks" / "cka-loss.ipynb"),
                 f"{folder}/out.ipynb",
                 {**values, "seed": number},
                 kernel_name="python3",
@@ -141,7 +141,7 @@ def overhead(repeats: int) -> None:
             )
             times["papermill"].append(time.perf_counter() - began)
             began = time.perf_counter()
-            rerun.run("cka", {"seed": number}, preset="smoke", output=folder, progress=False)
+            rerun.run("cka-loss", {"seed": number}, preset="smoke", output=folder, progress=False)
             times["modalign"].append(time.perf_counter() - began)
     bare, ours = (statistics.median(times[name]) for name in times)
     pairs = zip(times["modalign"], times["papermill"], strict=True)

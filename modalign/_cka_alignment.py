@@ -1,4 +1,7 @@
-"""CKA beside the loss of a training step; ``modalign.cka`` shows it as its own."""
+"""CKA beside the loss of a training step; ``modalign.cka`` shows it as its own.
+
+The label eq-loss is that of an equation of notebooks/cka-loss.ipynb.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

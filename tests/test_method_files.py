@@ -17,7 +17,7 @@ PACKAGE = ROOT / "modalign"
 METHODS = {
     "cka.py": "cka",
     "_cka.py": "cka",
-    "_cka_alignment.py": "cka",
+    "_cka_alignment.py": "cka-loss",
     "_cka_minibatch.py": "cka",
     "lars.py": "sequences",
     "normalization.py": "sequences",

@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
 import yaml
 
 from modalign import cli, rerun
+from modalign.rerun import execution
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCALE = ROOT / "book" / "scale"
@@ -69,6 +71,18 @@ def test_the_sweep_file_on_the_page_is_the_one_that_the_flags_print(tmp_path):
     (tmp_path / "mine.yml").write_text(block)
     flags = next(words for words in commands("book/running.md") if "--seeds" in words)
     assert rerun.read_sweep(tmp_path / "mine.yml", root=ROOT) == sweep_of(flags)
+
+
+def test_the_values_that_the_texts_report_are_ones_that_their_chapter_keeps():
+    texts = [(ROOT / page).read_text() for page in [*PAGES, "benchmarks/rerun.py"]]
+    named = {
+        name
+        for text in texts
+        for name in re.findall(r"""(?:--metric |metric="|METRIC = "|\.values\[")([\w-]+)""", text)
+    }
+    kept = execution.glued(nbformat.read(ROOT / "notebooks" / "cka-loss.ipynb", 4))
+    assert named
+    assert named <= set(kept)
 
 
 def free_port():

@@ -32,7 +32,7 @@ if __name__ == "__main__":
     ) as cluster:
         cluster.adapt(minimum_jobs=0, maximum_jobs=8)
         outcome = rerun.sweep(
-            "cka",
+            "cka-loss",
             {"lambda_cka": [0, 0.1]},
             seeds=5,
             parameters={"device": "cuda"},

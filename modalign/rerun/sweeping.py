@@ -74,7 +74,7 @@ class Sweep:
     def changes(self) -> list[dict[str, Value]]:
         """The parameters of each run; runs that share a seed lie together.
 
-        >>> Sweep("cka", {"lambda_cka": [0.0, 0.1]}, [0, 1]).changes()[1]
+        >>> Sweep("cka-loss", {"lambda_cka": [0.0, 0.1]}, [0, 1]).changes()[1]
         {'seed': 0, 'lambda_cka': 0.1}
         """
         axes: dict[str, Sequence[Value]] = {"seed": self.seeds} if self.seeds else {}

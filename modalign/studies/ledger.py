@@ -49,19 +49,27 @@ class Entry(NamedTuple):
 
 
 CLAIMS: dict[str, Entry] = {
-    "c1": Entry("cka", "the cosine loss alone lowers CKA", ".498 to .305", "4.1", "cka"),
-    "c2": Entry("cka", "CKA alone raises the cosine", '"slightly"', "4.1", "cka"),
+    "c1": Entry(
+        "cka", "the cosine loss alone lowers CKA", ".498 to .305", "4.1", "cka-loss#sec-cka-map"
+    ),
+    "c2": Entry("cka", "CKA alone raises the cosine", '"slightly"', "4.1", "cka-loss#sec-cka-map"),
     "c3": Entry(
         "cka",
         "CKA and cosine together beat the cosine, and converge faster",
         "a curve",
         "4.1",
-        "cka",
+        "cka-loss#sec-cka-map",
     ),
-    "c4": Entry("cka", "a warm-up on CKA alone helps", "no number", "4.1", "cka"),
-    "c5": Entry("cka", "CKA is invariant to rotation and scale", "stated", "3.2", "cka"),
+    "c4": Entry("cka", "a warm-up on CKA alone helps", "no number", "4.1", "cka-loss#sec-cka-map"),
+    "c5": Entry(
+        "cka", "CKA is invariant to rotation and scale", "stated", "3.2", "cka#sec-cka-sees"
+    ),
     "c6": Entry(
-        "cka", "CKA is robust with few examples, unlike CCA and SVCCA", "stated", "2.1, 3.2", "cka"
+        "cka",
+        "CKA is robust with few examples, unlike CCA and SVCCA",
+        "stated",
+        "2.1, 3.2",
+        "cka-loss#sec-cka-few",
     ),
     "c7": Entry(
         "cka",
@@ -251,7 +259,7 @@ CLAIMS: dict[str, Entry] = {
         "a step on one minibatch lowers the cosine of pairs outside it; CKA prevents that",
         "a drawing",
         "Figure 1",
-        "cka",
+        "cka-loss#sec-cka-outside",
     ),
     "c38": Entry(
         "neumatch",
@@ -261,14 +269,18 @@ CLAIMS: dict[str, Entry] = {
         "neumatch-claims#sec-neumatch-against",
     ),
     "c39": Entry(
-        "cka", "CKA improves on contrastive losses of a minibatch", "stated", "3.3", "cka"
+        "cka",
+        "CKA improves on contrastive losses of a minibatch",
+        "stated",
+        "3.3",
+        "cka-loss#sec-cka-contrastive",
     ),
     "c40": Entry(
         "cka",
         "CCA and SVCCA are unsuitable as objectives of small minibatches",
         "stated",
         "3.2",
-        "cka",
+        "cka-loss#sec-cka-few",
     ),
     "c41": Entry(
         "neumatch",
