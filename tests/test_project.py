@@ -263,7 +263,8 @@ def test_ctrl_c_ends_make_book_and_starts_no_other_step(tmp_path):
         time.sleep(0.05)
     os.killpg(made.pid, signal.SIGINT)  # as a terminal does
     said, _ = made.communicate(timeout=30)
-    assert made.returncode == -signal.SIGINT  # 130 in a shell
+    # 130 in a shell; 2 if make hears of the end of its step before the signal
+    assert made.returncode in (-signal.SIGINT, 2)
     assert "render" not in said
     (child,) = started.read_text().split()
     with pytest.raises(ProcessLookupError):
