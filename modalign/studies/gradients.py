@@ -379,9 +379,7 @@ def averaging(task: Task) -> pd.DataFrame:
     ranks = pd.DataFrame({"weights": single.numpy(), "features": pool.by_features.numpy()})
     table["proxy"] = float(ranks.rank().corr().iloc[0, 1])
     table["same_sign"] = 100 * float((np.sign(ranks.weights) == np.sign(ranks.features)).mean())
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def rules(task: Task) -> pd.DataFrame:
@@ -412,8 +410,7 @@ def record(
             for seed in range(seeds)
             for row, switches in rows.items()
         ]
-        usual = dataclasses.asdict(Setting(**options))
-        del usual["seed"]
+        usual = _sweep.fixed_in(Setting(**options))
         _sweep.record(
             work,
             tasks,

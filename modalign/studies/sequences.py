@@ -31,7 +31,7 @@ from modalign.metrics import difference
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.studies import _sweep
 from modalign.studies._claims import Claim, decided, judged
-from modalign.studies._sweep import Task, fixed_by, settings_of
+from modalign.studies._sweep import Task, settings_of, shared_by
 from modalign.training import DivergenceError
 
 Kind = Literal["towers", "sequences"]
@@ -645,14 +645,14 @@ def record(
     """
     drawn = range(seeds) if isinstance(seeds, int) else list(seeds)
     for name in names:
-        grid = GRIDS[name]
-        fixed = fixed_by(Setting, grid, "learning_rate")
+        runs = settings(name, drawn)
+        fixed = shared_by(runs)
         given = seeds if isinstance(seeds, int) else drawn
         _sweep.record(
             _last,
-            [(run.optimizer, run) for run in settings(name, drawn)],
+            [(run.optimizer, run) for run in runs],
             name,
-            parameters={"grid": grid, "rates": RATES[name], "seeds": given, "fixed": fixed},
+            parameters={"grid": GRIDS[name], "rates": RATES[name], "seeds": given, "fixed": fixed},
             drop=[*fixed, "epoch"],
             jobs=jobs,
         )

@@ -1,6 +1,5 @@
 """The recorded sweeps, the verdicts on the claims, and captions that look at no picture."""
 
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -44,9 +43,7 @@ def _measured(task: Task, *, device: Device) -> pd.DataFrame:
     table["epoch"] -= task.setting.before
     for name, value in measured(run).items():
         table[name] = np.where(table.epoch == task.setting.epochs, value, np.nan)
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def record(
@@ -79,8 +76,7 @@ def record(
         require_choice(row, tuple(ROWS), "rows")
     seeds = list(seeds)
     given = {"dataset": dataset, **PRESETS.get(dataset, {}), **options}
-    usual = dataclasses.asdict(Setting(**given))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(**given))
     _sweep.record(
         functools.partial(_measured, device=device),
         [

@@ -108,8 +108,8 @@ def record(
     for row in rows:
         require_choice(row, (*ROWS, *BASELINES), "rows")
     seeds = list(seeds)
-    usual = dataclasses.asdict(Setting(dataset=dataset, **options))
-    del usual["seed"], usual["tuning"]["task"], usual["tuning"]["look"]
+    usual = _sweep.fixed_in(Setting(dataset=dataset, **options))
+    del usual["tuning"]["task"], usual["tuning"]["look"]
     changes = {row: ROWS[row] for row in rows if row in ROWS}
     _sweep.record(
         functools.partial(_measured, device=device),

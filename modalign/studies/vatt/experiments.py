@@ -623,9 +623,7 @@ def record(
         **options: of :class:`Setting`, for every run.
     """
     chosen = tasks(range(seeds), **{"esc10": True, **options})
-    usual = dataclasses.asdict(chosen[0][1])
-    for varied in ("seed", "rate", "examples", "tune_steps"):
-        del usual[varied]
+    usual = _sweep.fixed_in(chosen[0][1], "rate", "examples", "tune_steps")
     methods = {row: method._asdict() for row, method in METHODS.items()}
     parameters = {"seeds": seeds, "methods": methods, "setting": usual}
     _sweep.record(_work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)

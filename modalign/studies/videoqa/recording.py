@@ -1,6 +1,5 @@
 """The recorded sweep, the verdicts on the claims, and the tables beside the paper's."""
 
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -40,9 +39,7 @@ def _measured(task: Task, *, device: Device) -> pd.DataFrame:
     last = table.step == table.step.max()
     for name, value in measured(run).items():
         table[name] = pd.Series(value, table.index, dtype=float).where(last)
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def _side(row: str) -> tuple[str, bool]:
@@ -124,8 +121,7 @@ def record(
     else:
         rates = tuned_rates(records.load("videoqa/tuning", folder=folder))
         changes = {row: {**ROWS[row], "learning_rate": rates[_side(row)]} for row in rows}
-    usual = dataclasses.asdict(Setting(**options))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(**options))
     _sweep.record(
         functools.partial(_measured, device=device),
         [
