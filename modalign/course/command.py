@@ -119,7 +119,7 @@ def _check(
             print(text)
         else:
             Path(to).parent.mkdir(parents=True, exist_ok=True)
-            grading.write(Path(to), text + "\n")
+            records.write_whole(Path(to), f"{text}\n".encode())
     stands = all(map(proof.stands, made["assignments"].values())) and not attacks["fail"]
     return 0 if stands else 1
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from modalign.course import marking, source
 from modalign.course.checks import Course, module
 from modalign.course.containment import Limits, Place
+from modalign.records import write_whole
 
 PRACTICE = "practice: these inputs are public"
 MOST_MEMBERS = 10_000
@@ -99,17 +100,18 @@ def submissions(path: Path, name: str, limits: Limits) -> list[Submission]:
         raise ValueError(f"{path}: expected a folder, a zip or a notebook")
     if not found:
         raise ValueError(f"{path}: no notebook in it: expected STUDENT.ipynb or STUDENT/*.ipynb")
-    students = [_folded(each.student) for each in found]
+    students = [folded(each.student) for each in found]
     for each in found:
-        if students.count(_folded(each.student)) > 1:
+        if students.count(folded(each.student)) > 1:
             raise ValueError(f"{path}: two submissions of {each.student}: remove one")
         if each.student.startswith(".") or set(each.student) & set('/\\:*?"<>|\0'):
             raise ValueError(f"{path}: {each.student!r} cannot name a file of marks: rename it")
     return sorted(found, key=lambda each: each.student)
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+def folded(name: str) -> str:
+    """A name as it is compared with others: of any case, and without space around it."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _of_folder(folder: Path, name: str, limits: Limits) -> Iterator[Submission]:
@@ -315,12 +317,5 @@ def _found(path: Path, whose: str) -> dict[str, Any] | None:
 
 
 def _kept(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    write(path, json.dumps(record, indent=1))
+    write_whole(path, json.dumps(record, indent=1).encode())
     return dict(record)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from modalign.course import containment, grading, marking, report, source
 from modalign.course.checks import Course, load
+from modalign.records import write_whole
 
 CONFIG = """\
 from modalign.course.nbgrader import configure
@@ -41,7 +42,7 @@ def release(course: Course, root: Path, folder: Path) -> Path:
         cell["metadata"]["nbgrader"] = about
     path = folder / "source" / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    grading.write(path, json.dumps(made, indent=1))
+    write_whole(path, json.dumps(made, indent=1).encode())
     return path
 
 

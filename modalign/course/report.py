@@ -6,13 +6,13 @@ import csv
 import html
 import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modalign.course import grading
 from modalign.course.checks import Course
+from modalign.course.grading import folded
+from modalign.records import write_whole
 
 STATES = {
     "right": "right",
@@ -38,21 +38,23 @@ def write(course: Course, records: Sequence[Mapping[str, Any]], output: Path) ->
     """Write marks.csv, marks.json, words.csv, class.html and feedback/STUDENT.html."""
     hand = _by_hand(course, output)
     rows = [_row(course, record, hand) for record in records]
-    output.mkdir(parents=True, exist_ok=True)
-    grading.write(output / "marks.csv", table(rows))
+    (output / "feedback").mkdir(parents=True, exist_ok=True)
     kept = {"assignment": course.assignment.name, "out_of": _out_of(course), "students": rows}
-    grading.write(output / "marks.json", json.dumps(kept, indent=1))
-    grading.write(output / "class.html", class_page(course, records))
-    (output / "feedback").mkdir(exist_ok=True)
-    for record in records:
-        grading.write(output / "feedback" / f"{record['student']}.html", page(course, record, hand))
+    files = {
+        "marks.csv": table(rows),
+        "marks.json": json.dumps(kept, indent=1),
+        "class.html": class_page(course, records),
+        **{f"feedback/{each['student']}.html": page(course, each, hand) for each in records},
+    }
     texts = [
         {"student": record["student"], "task": task, "answer": text,
          "marks": hand.get((record["student"], task), "")}
         for record in records for task, text in record.get("words", {}).items()
     ]  # fmt: skip
     if texts:
-        grading.write(output / "words.csv", table(texts))
+        files["words.csv"] = table(texts)
+    for name, text in files.items():
+        write_whole(output / name, text.encode())
 
 
 def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
@@ -244,14 +246,14 @@ def gradebook(folder: Path, roster: Path) -> Path:
         ValueError: if the table matches nobody, or a student has two rows.
     """
     held = json.loads((folder / "marks.json").read_text(encoding="utf-8"))
-    totals = {_same(each["student"]): each for each in held["students"]}
+    totals = {folded(each["student"]): each for each in held["students"]}
     text = roster.read_text(encoding="utf-8-sig")
     if not text.strip():
         raise ValueError(f"{roster}: is empty: export the class list of your LMS as CSV")
     rows = list(csv.reader(io.StringIO(text)))
     column, seen = [f"{held['assignment']} ({sum(held['out_of'].values()):g})"], dict[str, int]()
     for number, row in enumerate(rows[1:], start=2):
-        names = {_same(each) for each in row} & totals.keys()
+        names = {folded(each) for each in row} & totals.keys()
         for name in names:
             if seen.setdefault(name, number) != number:
                 raise ValueError(
@@ -268,9 +270,5 @@ def gradebook(folder: Path, roster: Path) -> Path:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([*row, each] for row, each in zip(rows, column, strict=True))
     path = folder / "gradebook.csv"
-    grading.write(path, file.getvalue())
+    write_whole(path, file.getvalue().encode())
     return path
-
-
-def _same(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip()).casefold()

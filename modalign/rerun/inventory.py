@@ -670,23 +670,6 @@ def write_cost(provenance: Mapping[str, typing.Any], root: Folder | None = None)
     wanted = ("key", "seconds", "peak_memory_mib", "device", "machine", "commit", "date")
     held[provenance["preset"]] = {name: provenance[name] for name in wanted}
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, json.dumps(held, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(held, indent=2, sort_keys=True) + "\n"
+    records.write_whole(path, text.encode())
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written; names the file.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
