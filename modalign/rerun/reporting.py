@@ -70,8 +70,8 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
-def _counted(number: int, what: str = "run") -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"
 
 
 def _runs(path: Path) -> _Set:

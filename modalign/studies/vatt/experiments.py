@@ -265,8 +265,7 @@ class Objective:
         if not (method.realign or method.curriculum):
             losses["loss"].backward()
             return {"accepted": True}
-        how: dict[str, Any] = {"curriculum": self.curriculum}
-        how["realign"] = method.realign
+        how: dict[str, Any] = {"curriculum": self.curriculum, "realign": method.realign}
         both = [losses["va"], losses["vt"]]
         if method.granularity == "sample":
             *both, seen = self.rows  # of each clip, and its features
