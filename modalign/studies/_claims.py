@@ -67,21 +67,17 @@ def judged(
     rows = []
     for name, reading, interval, pairs in found:
         claim = claims[name]
-        said = verdict(claim, interval)
-        rows.append(
-            {
-                "claim": name,
-                "reading": reading,
-                **interval._asdict(),
-                "pairs": pairs,
-                "smallest": claim.smallest,
-                "verdict": said,
-                "seeds": interval.seeds_to_decide(pairs, smallest=claim.smallest)
-                if said == "undecided" and claim.smallest
-                else None,
-            }
-        )
+        judgement = with_seeds(interval, verdict(claim, interval), pairs, claim.smallest)
+        rows.append({"claim": name, "reading": reading, **judgement})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def with_seeds(interval: Interval, said: Verdict, pairs: int, smallest: float) -> dict[str, Any]:
+    """An interval and its verdict, and the number of seeds that would decide an undecided one."""
+    undecided = said == "undecided" and smallest
+    seeds = interval.seeds_to_decide(pairs, smallest=smallest) if undecided else None
+    return {**interval._asdict(), "pairs": pairs, "smallest": smallest, "verdict": said,
+            "seeds": seeds}  # fmt: skip
 
 
 class Reading(NamedTuple):
