@@ -66,12 +66,12 @@ def book_root(root: Folder | None = None) -> Path:
     )
 
 
-def notebooks(root: Path) -> list[Path]:
-    """The notebooks of the table of contents, in its order.
+def page_names(root: Path) -> list[str]:
+    """The pages of the table of contents, in its order: paths without suffix.
 
     Raises:
         OSError: if the table cannot be read.
-        ValueError: if it is of another shape, or two notebooks share a name.
+        ValueError: if it is of another shape.
     """
     contents = root / "_toc.yml"
 
@@ -83,17 +83,27 @@ def notebooks(root: Path) -> list[Path]:
             for key in ("root", "file"):
                 if key in node and not isinstance(node[key], str):
                     raise ValueError(f"{contents}: {key}: expected a path, got {node[key]!r:.80}")
-                yield from [node[key]] if key in node else []
+                yield from [node[key].removesuffix(".ipynb")] if key in node else []
             yield from names([child for child in node.values() if not isinstance(child, str)])
 
     held = read_yaml(contents)
     if not isinstance(held, dict):
         raise ValueError(f"{contents}: expected a mapping with the key root, got {_brief(held)}")
-    places = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(held))
+    return list(names(held))
+
+
+def notebooks(root: Path) -> list[Path]:
+    """The notebooks of the table of contents, in its order.
+
+    Raises:
+        OSError: if the table cannot be read.
+        ValueError: if it is of another shape, or two notebooks share a name.
+    """
     found: dict[str, Path] = {}
-    for path in places:
+    for path in (root / f"{name}.ipynb" for name in page_names(root)):
         if path.exists() and found.setdefault(path.stem, path) != path:
-            raise ValueError(f"{contents}: {found[path.stem]} and {path} are chapters of one name")
+            where = root / "_toc.yml"
+            raise ValueError(f"{where}: {found[path.stem]} and {path} are chapters of one name")
     return list(found.values())
 
 
