@@ -52,10 +52,8 @@ def _list() -> None:
     root = _root()
     for name in checks.assignments(root):
         held = checks.load(name, root)
-        marks = sum(map(held.sheet.marks, held.tasks))
-        print(
-            f"{name:<14}{held.sheet.title}: {marks:g} marks, {sum(held.sheet.minutes.values())} min"
-        )
+        marks, minutes = sum(held.marks.values()), sum(held.sheet.minutes.values())
+        print(f"{name:<14}{held.sheet.title}: {marks:g} marks, {minutes} min")
         for task in held.tasks:
             by = ", marked by hand" if held.assignment.in_words(task) else ""
             print(

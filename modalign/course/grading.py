@@ -9,7 +9,7 @@ import secrets
 import stat
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -219,8 +219,7 @@ def require_sound(course: Course, place: Place, secret: str) -> None:
     Raises:
         RuntimeError: for anything but full marks and none: nobody is marked then.
     """
-    coded = [task for task in course.tasks if not course.assignment.in_words(task)]
-    full = sum(course.sheet.marks(task) for task in coded)
+    full = sum(course.marks[task] for task in course.coded)
     for copy, wanted, who in (
         (source.instructor(course.assignment), full, "the book's own answers"),
         (source.student(course.assignment), 0.0, "the notebook as it is handed out"),
@@ -270,18 +269,19 @@ def grade(
 
     def one(each: Submission) -> dict[str, Any]:
         path = folder / f"{each.student}.json"
+        record: dict[str, Any] = {"student": each.student}
         try:
             held = each.read()
         except (ValueError, OSError) as error:
-            return _kept(path, {"student": each.student, "state": "damaged", "problem": str(error)})
-        whose = hashlib.sha256(of_course.encode() + held).hexdigest()
-        if (record := _found(path, whose)) is None:
-            record = {
-                "student": each.student,
+            record |= {"state": "damaged", "problem": str(error)}
+        else:
+            whose = hashlib.sha256(of_course.encode() + held).hexdigest()
+            record = _found(path, whose) or {
+                **record,
                 "key": whose,
                 **_marked(course, held, place, secret, each),
             }
-            _kept(path, record)
+        write_whole(path, json.dumps(record, indent=1).encode())
         say(record)
         return record
 
@@ -314,8 +314,3 @@ def _found(path: Path, whose: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if record.get("key") == whose and record["state"] == "marked" else None
-
-
-def _kept(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    write_whole(path, json.dumps(record, indent=1).encode())
-    return dict(record)

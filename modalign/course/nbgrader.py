@@ -27,7 +27,7 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     made = source.plain(source.student(course.assignment), root)
     graded = set()
     for cell in made["cells"]:
-        tags = cell["metadata"].get("tags", [])
+        tags = source.tags_of(cell)
         task = next((tag.removeprefix("task-") for tag in tags if tag.startswith("task-")), "")
         about = {"schema_version": 3, "grade_id": cell["id"], "task": False, "locked": True,
                  "solution": False, "grade": False}  # fmt: skip

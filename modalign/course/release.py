@@ -37,7 +37,7 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     text = READ_ME.format(
         title=sheet.title,
         name=name,
-        marks=sum(map(sheet.marks, course.tasks)),
+        marks=sum(course.marks.values()),
         minutes=sum(sheet.minutes.values()),
         tasks="\n".join(tasks),
     )

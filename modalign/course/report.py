@@ -39,7 +39,7 @@ def write(course: Course, records: Sequence[Mapping[str, Any]], output: Path) ->
     hand = _by_hand(course, output)
     rows = [_row(course, record, hand) for record in records]
     (output / "feedback").mkdir(parents=True, exist_ok=True)
-    kept = {"assignment": course.assignment.name, "out_of": _out_of(course), "students": rows}
+    kept = {"assignment": course.assignment.name, "out_of": course.marks, "students": rows}
     files = {
         "marks.csv": table(rows),
         "marks.json": json.dumps(kept, indent=1),
@@ -83,10 +83,6 @@ def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
             )
         found[_uncovered(row["student"]), task] = marks
     return found
-
-
-def _out_of(course: Course) -> dict[str, float]:
-    return {task: course.sheet.marks(task) for task in course.tasks}
 
 
 def _row(
@@ -155,9 +151,9 @@ def page(
     if record["state"] == "damaged":
         return _document(title, f"<p>Not marked. {html.escape(record['problem'])}</p>")
     row = _row(course, record, hand or {})
-    parts = [f"<p><strong>{_cell(row['total'])} of {sum(_out_of(course).values()):g} marks</strong>"
+    parts = [f"<p><strong>{_cell(row['total'])} of {sum(course.marks.values()):g} marks</strong>"
              f" ({html.escape(row['state'])})</p>"]  # fmt: skip
-    for task, most in _out_of(course).items():
+    for task, most in course.marks.items():
         got = "to be marked by a person" if row[task] is None else f"{row[task]:g} of {most:g}"
         parts.append(f"<h2>{html.escape(task)}: {got}</h2>")
         lines = [
@@ -180,13 +176,14 @@ def class_page(course: Course, records: Sequence[Mapping[str, Any]]) -> str:
     """For each check how many passed; one that only the strong fail is to be looked at."""
     marked = [record for record in records if record["state"] != "damaged"]
     lines = []
-    for number, check in enumerate(_checks(course)):
+    checks = [each for task in course.tasks for each in course.sheet.of(task)]
+    for number, check in enumerate(checks):
         outcomes = [record["outcomes"][number] for record in marked]
         right = sum(each["state"] == "right" for each in outcomes)
         said = "look at the check" if is_odd(number, marked) else ""
         lines.append(
-            f"<tr{' class=look' if said else ''}><td>{html.escape(check['task'])}</td>"
-            f"<td>{html.escape(check['says'])}</td><td class=n>{right} of {len(outcomes)}</td>"
+            f"<tr{' class=look' if said else ''}><td>{html.escape(check.task)}</td>"
+            f"<td>{html.escape(check.says)}</td><td class=n>{right} of {len(outcomes)}</td>"
             f"<td>{said}</td></tr>"
         )
     head = "<tr><th>Task</th><th>What is checked</th><th class=n>Passed</th><th></th></tr>"
@@ -200,14 +197,6 @@ def class_page(course: Course, records: Sequence[Mapping[str, Any]]) -> str:
     if problems:
         parts.append(f"<h2>Not marked</h2><ul>{''.join(problems)}</ul>")
     return _document(f"{course.sheet.title}: the class", "\n".join(parts))
-
-
-def _checks(course: Course) -> list[dict[str, str]]:
-    return [
-        {"task": each.task, "says": each.says}
-        for task in course.tasks
-        for each in course.sheet.of(task)
-    ]
 
 
 def is_odd(number: int, marked: Sequence[Mapping[str, Any]]) -> bool:
