@@ -32,7 +32,7 @@ from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.studies import _sweep
 from modalign.studies._claims import Claim, decided, judged
 from modalign.studies._sweep import Task, settings_of, shared_by
-from modalign.training import DivergenceError
+from modalign.training import DivergenceError, seeded
 
 Kind = Literal["towers", "sequences"]
 Optimizer = Literal["sgd", "adam", "lars"]
@@ -273,9 +273,7 @@ def train(setting: Setting) -> pd.DataFrame:
         rows(data, slice(start, end)) for start, end in ((2000, None), (0, 1000), (1000, 2000))
     )
     generator = torch.Generator().manual_seed(setting.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setting.seed)
-        network = Pair(setting)
+    network = seeded(lambda: Pair(setting), setting.seed)
     optimizer = optimizer_for(setting, network)
     readers: dict[str, list[Tensor]] = {n: [*network.readers[n].parameters()] for n in MODALITIES}
     history: list[dict[str, Any]] = []
