@@ -120,7 +120,7 @@ def encode(
             else:
                 write_matrices(whole, zip(dataset.with_format(None)[key], rows, strict=True))
     if pooled:
-        return _beside(dataset, path, name)
+        return _beside(dataset, path)
     return _attached(dataset, name, FeatureFile(path), f"{{{key}}}")
 
 
@@ -377,7 +377,7 @@ def write_matrices(path: pathlib.Path, rows: Iterator[tuple[str, np.ndarray]]) -
         shutil.copyfileobj(file, whole, 2**24)
 
 
-def _beside(dataset: datasets.Dataset, path: pathlib.Path, name: str) -> datasets.Dataset:
+def _beside(dataset: datasets.Dataset, path: pathlib.Path) -> datasets.Dataset:
     """The rows with the vectors of a file."""
     vectors = datasets.Dataset.from_file(str(path))
     if len(vectors) != len(dataset):

@@ -106,7 +106,7 @@ def test_another_setting_or_row_is_another_run(sweep):
     assert len(list(sweep.runs.glob("*.run"))) == 6
 
 
-def test_a_default_that_changed_makes_the_run_again(sweep, monkeypatch):
+def test_a_default_that_changed_makes_the_run_again(sweep):
     sweep(TASKS[2:])
 
     @dataclasses.dataclass(frozen=True)
