@@ -155,14 +155,12 @@ def _macros(path: Path) -> dict[str, tuple[str, int]]:
 def _works(path: Path) -> dict[str, tuple[str, str]]:
     from pybtex.database import parse_file
 
+    from modalign.rerun import bibliography
+
     if not path.exists():
         return {}
-    found = {}
-    for key, entry in parse_file(str(path)).entries.items():
-        people = [" ".join(map(str, each.rich_last_names)) for each in entry.persons["author"]]
-        who = people[0] if len(people) == 1 else f"{people[0]} and {people[1]}"
-        found[key] = (f"{people[0]} et al." if len(people) > 2 else who, entry.fields["year"])
-    return found
+    works = parse_file(str(path)).entries.items()
+    return {key: (bibliography.names(entry), entry.fields["year"]) for key, entry in works}
 
 
 def plain(

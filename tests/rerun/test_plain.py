@@ -195,5 +195,7 @@ def test_names_are_read_once_and_again_after_a_change(tiny_book, monkeypatch):
     assert names(root).pages["book/a"] == "After a change"
 
 
-def test_accents_of_the_bibliography_are_letters():
-    assert names(ROOT).works["peyre2019computational"] == ("Peyré and Cuturi", "2019")
+def test_works_are_cited_as_in_the_bibliography():
+    works = names(ROOT).works
+    assert works["peyre2019computational"] == ("Peyré and Cuturi", "2019")
+    assert works["oord2018representation"] == ("van den Oord et al.", "2018")
