@@ -184,6 +184,15 @@ def require_positive(**numbers: float) -> None:
             raise ValueError(f"{name}: expected a number above 0, got {number}")
 
 
+def require_below(x: Tensor, n: int, name: str, what: str) -> None:
+    """Refuse whole numbers, such as tokens or classes, that are not from 0 to n - 1."""
+    if not x.numel():
+        return
+    low, high = (int(each) for each in x.aminmax())
+    if low < 0 or high >= n:
+        raise ValueError(f"{name}: expected {what} 0 to {n - 1}, got {low} to {high}")
+
+
 def require_lengths(lengths: Tensor, steps: int, name: str, *, least: int = 0) -> None:
     """Refuse lengths of sequences outside ``least`` to ``steps``."""
     for i, length in enumerate(lengths.tolist()):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_finite
+from modalign._checks import checked, describe, require_below, require_finite
 
 
 class EncoderOutput(NamedTuple):
@@ -403,12 +403,7 @@ class TextEncoder(_Small):
         attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
     ) -> EncoderOutput:
         lengths = _lengths(input_ids, attention_mask, "input_ids", "token")
-        lowest, highest = input_ids.aminmax()
-        if lowest < 0 or highest >= self.tokens.num_embeddings:
-            raise ValueError(
-                f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got "
-                f"{lowest.item()} to {highest.item()}"
-            )
+        require_below(input_ids, self.tokens.num_embeddings, "input_ids", "tokens")
         packed = nn.utils.rnn.pack_padded_sequence(
             self.tokens(input_ids),
             lengths.cpu(),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_choice, require_finite
+from modalign._checks import checked, describe, require_below, require_choice, require_finite
 from modalign.metrics import Ranking, accuracy, retrieval
 from modalign.models.vatt import Vatt
 from modalign.training.setting import in_mode
@@ -112,13 +112,8 @@ class Classifier(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of ``label`` (b,) by ``inputs``."""
-        label, classes = batch["label"], self.head.out_features
-        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
-            raise ValueError(
-                f"label: expected classes 0 to {classes - 1}, got {int(label.min())} to "
-                f"{int(label.max())}"
-            )
-        return {"loss": functional.cross_entropy(self(batch["inputs"]), label)}
+        require_below(batch["label"], self.head.out_features, "label", "classes")
+        return {"loss": functional.cross_entropy(self(batch["inputs"]), batch["label"])}
 
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Int[Tensor, "b"]:
