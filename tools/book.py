@@ -353,8 +353,8 @@ def proved(root: Path) -> str:
             f"Damaged notebooks with all marks: {sum(each['hold'] for each in damage)} of "
             f"{sum(each['tried'] for each in damage)}. Attacks that earned, read and touched "
             f"nothing: {attacks['hold']} of {attacks['tried']}, under {held['containment']}. "
-            f"The run took {held['seconds'] / 60:.0f} minutes ({made['machine']['processor']}, "
-            f"{made['machine']['cores']} cores, {made['date'][:10]}).",
+            f"The run took {held['seconds'] / 60:.0f} minutes ({inventory.place_text(made)}, "
+            f"{made['date'][:10]}).",
             "",
         ]
     )

@@ -670,12 +670,10 @@ def _origin(runs: Sequence[Result]) -> list[str]:
     counts: dict[str, int] = {}
     for run in runs:
         made = run.provenance
-        machine = made["machine"]
         commit = made["commit"] or f"no commit: {made.get('no_commit', 'none was recorded')}"
         line = (
             f"made with modalign {made['version']} ({commit}), Python "
-            f"{made['python']}, torch {made['libraries']['torch']}, on {machine['processor']}, "
-            f"{machine['cores']} cores, {made['device']}"
+            f"{made['python']}, torch {made['libraries']['torch']}, on {inventory.place_text(made)}"
         )
         counts[line] = counts.get(line, 0) + 1
     return [f"{_counted(count)} {line}" for line, count in counts.items()]
