@@ -549,12 +549,11 @@ def rows_of(row: str, setting: Setting, *, progress: bool = False) -> list[dict[
     Raises:
         ValueError: for a row that is neither one of :data:`METHODS` nor ``"untrained"``.
     """
+    require_choice(row, (*METHODS, UNTRAINED), "row")
     if row == UNTRAINED:
         model, tokenizer = build(setting)
         training = training_set(setting)
         return [scored(row, Run(setting, model.eval(), training, tokenizer, pd.DataFrame(), []))]
-    if row not in METHODS:
-        raise ValueError(f"row: expected one of {', '.join(METHODS)}, got {row!r}")
     run = pretrain(setting, METHODS[row], progress=progress)
     found = [scored(row, run)]
     if row == STRICT:
