@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from modalign.metrics import SYMBOLS, Interval, Verdict, of_readings
+from modalign.metrics import SYMBOLS, Interval, Verdict, difference, of_readings
 
 
 class Claim(NamedTuple):
@@ -78,6 +78,11 @@ def with_seeds(interval: Interval, said: Verdict, pairs: int, smallest: float) -
     seeds = interval.seeds_to_decide(pairs, smallest=smallest) if undecided else None
     return {**interval._asdict(), "pairs": pairs, "smallest": smallest, "verdict": said,
             "seeds": seeds}  # fmt: skip
+
+
+def paired(a: pd.Series, b: pd.Series) -> tuple[Interval, int]:
+    """The interval of ``a`` minus ``b``, a value a seed each, and how many pairs there are."""
+    return difference(a.to_dict(), b.to_dict()), len(a)
 
 
 class Reading(NamedTuple):

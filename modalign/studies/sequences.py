@@ -27,10 +27,9 @@ from torch.nn import functional
 from modalign import players, records
 from modalign._checks import require_choice, require_finite, require_lengths
 from modalign.lars import LARS
-from modalign.metrics import difference
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, decided, judged
+from modalign.studies._claims import Claim, decided, judged, paired
 from modalign.studies._sweep import Task, settings_of, shared_by
 from modalign.training import DivergenceError, seeded
 
@@ -472,7 +471,7 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
         if each.table not in runs:
             continue
         sides = (runs[each.table][side][each.measure] for side in (each.better, each.worse))
-        found = difference(*(side.to_dict() for side in sides))
+        found, pairs = paired(*sides)
         table = _table(each.table, fair)
         trials = " and ".join(str(len(RATES[table][side[0]])) for side in (each.better, each.worse))
         claim = Claim(
@@ -484,7 +483,6 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
             smallest=each.smallest if fair else 0.0,
             table=table,
         )
-        pairs = len(runs[each.table][each.better])
         rows.append(judged({each.claim: claim}, [(each.claim, each.says, found, pairs)]))
     return pd.concat(rows, ignore_index=True)
 

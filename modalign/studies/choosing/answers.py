@@ -5,8 +5,8 @@ import pandas as pd
 from scipy import stats
 
 from modalign._checks import require_choice
-from modalign.metrics import Interval, difference, seed_interval
-from modalign.studies._claims import with_seeds
+from modalign.metrics import Interval, seed_interval
+from modalign.studies._claims import paired, with_seeds
 from modalign.studies.choosing.recording import frozen
 from modalign.studies.choosing.setting import (
     BASELINE,
@@ -66,9 +66,9 @@ def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
         runs = {arm: part.droplevel("arm") for arm, part in measured[condition].groupby("arm")}
         smallest = SMALLEST[CONDITIONS[condition].get("dataset", "shapes")]
         for arm in arms_of(condition)[1:]:
-            found = difference(runs[arm].to_dict(), runs[BASELINE].to_dict())
+            found, pairs = paired(runs[arm], runs[BASELINE])
             said = found.verdict(paper=1, smallest=smallest)
-            judgement = with_seeds(found, said, len(runs[arm]), smallest)
+            judgement = with_seeds(found, said, pairs, smallest)
             rows.append({"condition": condition, "arm": arm, **judgement})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 

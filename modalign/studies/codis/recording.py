@@ -12,9 +12,8 @@ import torch
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import difference
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, with_criteria
+from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.codis.maps import codewords, pointing
 from modalign.studies.codis.pairs import data
@@ -171,8 +170,7 @@ def _readings(table: pd.DataFrame, ids: Iterable[str]) -> Iterator[Reading]:
         each = CLAIMS[claim]
         if {each.measure, each.than} <= set(table.columns):
             mine, theirs = by_row[each.row][each.measure], by_row[each.other][each.than]
-            found = difference(mine.to_dict(), theirs.to_dict())
-            yield Reading(claim, each.says, DECLARED[claim], found, len(mine))
+            yield Reading(claim, each.says, DECLARED[claim], *paired(mine, theirs))
 
 
 def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFrame:

@@ -50,7 +50,7 @@ from modalign._checks import require_choice
 from modalign.data import load
 from modalign.data.audio import waveform
 from modalign.gradients import GradientCurriculum, HarmonyReport, harmonized_backward
-from modalign.metrics import Verdict, accuracy, difference
+from modalign.metrics import Verdict, accuracy
 from modalign.models.vatt import Vatt, per_row, tiny, total
 from modalign.models.vatt_tasks import (
     Classifier,
@@ -60,7 +60,7 @@ from modalign.models.vatt_tasks import (
     unit_vectors,
 )
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, with_criteria
+from modalign.studies._claims import Claim, Reading, decided, paired, with_criteria
 from modalign.studies._schedules import rising_and_falling
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.sources import RATE, SAMPLES, Dataset, Source, clips_of
@@ -641,8 +641,7 @@ def _readings(table: pd.DataFrame) -> Iterator[Reading]:
             for row in (asked.row, asked.other)
         ]
         if min(map(len, sides)) >= 2:
-            found = difference(*(side.to_dict() for side in sides))
-            yield Reading(claim, claim, DECLARED[claim], found, len(sides[0]))
+            yield Reading(claim, claim, DECLARED[claim], *paired(*sides))
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import difference, interval_table
+from modalign.metrics import interval_table
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, with_criteria
+from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.videoqa.setting import (
     CLAIMS,
@@ -146,8 +146,7 @@ def _readings(table: pd.DataFrame) -> Iterator[Reading]:
         for each in contrasts:
             if each.row in runs and each.other in runs:
                 mine, theirs = runs[each.row][each.measure] + each.plus, runs[each.other][each.than]
-                found = difference(mine.to_dict(), theirs.to_dict())
-                yield Reading(claim, each.row, declared(claim, each), found, len(mine))
+                yield Reading(claim, each.row, declared(claim, each), *paired(mine, theirs))
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:
