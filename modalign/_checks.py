@@ -184,17 +184,22 @@ def require_positive(**numbers: float) -> None:
             raise ValueError(f"{name}: expected a number above 0, got {number}")
 
 
-def require_lengths(lengths: Tensor, steps: int, name: str, *, total: int = 0) -> None:
-    """Refuse lengths of sequences outside 0 to ``steps``, or fewer than ``total`` together."""
-    values = lengths.tolist()
-    for i, length in enumerate(values):
-        if not 0 <= length <= steps:
-            raise ValueError(f"{name}: expected 0 to {steps} steps, got {length} in sequence {i}")
-    if sum(values) < total:
-        raise ValueError(
-            f"{name}: expected at least {total} un-padded steps in the batch (to train on), got "
-            f"{sum(values)}"
-        )
+def require_below(x: Tensor, n: int, name: str, what: str) -> None:
+    """Refuse whole numbers, such as tokens or classes, that are not from 0 to n - 1."""
+    if not x.numel():
+        return
+    low, high = (int(each) for each in x.aminmax())
+    if low < 0 or high >= n:
+        raise ValueError(f"{name}: expected {what} 0 to {n - 1}, got {low} to {high}")
+
+
+def require_lengths(lengths: Tensor, steps: int, name: str, *, least: int = 0) -> None:
+    """Refuse lengths of sequences outside ``least`` to ``steps``."""
+    for i, length in enumerate(lengths.tolist()):
+        if not least <= length <= steps:
+            raise ValueError(
+                f"{name}: expected {least} to {steps} steps, got {length} in sequence {i}"
+            )
 
 
 def describe_disk(path: pathlib.Path) -> str:

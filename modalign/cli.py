@@ -32,7 +32,12 @@ if typing.TYPE_CHECKING:
 WIDTH = 96
 COMPLETE = "_MODALIGN_COMPLETE"
 # the names under which these libraries are installed
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "bs4": "beautifulsoup4",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -163,7 +163,6 @@ def transport(
     height = 40 + scale * extent[1]
     values = {
         "ID": f"plan-{zlib.crc32(both.tobytes()):08x}",
-        "LABEL": html.escape(label, quote=True),
         "BOX": f"0 0 480 {height:.0f}",
         "LINES": lines,
         "DOTS": dots,
@@ -173,7 +172,13 @@ def transport(
         "EXACT": f"{exact:.4f}",
         "COST": json.dumps(cost.round(6).tolist()),
     }
-    return HTML(re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _TRANSPORT))
+    return HTML(_filled(_TRANSPORT, label, values))
+
+
+def _filled(template: str, label: str, values: Mapping[str, str]) -> str:
+    """A template with a value in each place, such as ``%ID%``."""
+    known = {**values, "LABEL": html.escape(label)}
+    return re.sub(r"%([A-Z]+)%", lambda place: known[place[1]], template)
 
 
 def _says(plan: np.ndarray, cost: np.ndarray, beta: float, step: int) -> str:
@@ -298,14 +303,13 @@ def sliders(
     held = {"states": states, "places": [[*map(str, each)] for each in places.values()]}
     values = {
         "ID": f"moving-{zlib.crc32(repr((label, states)).encode()):08x}",
-        "LABEL": html.escape(label, quote=True),
         "BOX": f"0 0 {size[0]} {size[1]}",
         "STATE": svg,
         "TEXT": html.escape(text),
         "INPUTS": inputs,
         "HELD": json.dumps(held).replace("<", "\\u003c"),
     }
-    shown = re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _SLIDERS)
+    shown = _filled(_SLIDERS, label, values)
     if len(shown) > 300_000:
         raise ValueError(f"places: expected a page of up to 300 kB, got {len(shown):,} letters")
     return HTML(shown)
@@ -404,7 +408,6 @@ def conflict(
     )
     values = {
         "ID": f"conflict-{zlib.crc32(np.concatenate([first, second]).tobytes()):08x}",
-        "LABEL": html.escape(label, quote=True),
         "ARROWS": arrows,
         "TIPS": tips,
         "GAMMA": f"{gamma:.2f}",
@@ -412,7 +415,7 @@ def conflict(
         "FROM": json.dumps([a.tolist(), b.tolist()]),
         "REACH": json.dumps(REACH),
     }
-    return HTML(re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _CONFLICT))
+    return HTML(_filled(_CONFLICT, label, values))
 
 
 def _tells(cosine: float, weights: tuple[float, float], step: list[float], gamma: float) -> str:
@@ -574,13 +577,14 @@ def attention(
     shares = (maps / totals).round(5)
     height, width, _ = picture.shape
     rows, columns = maps.shape[1:]
+    tall = 480 * height / width
     if masks is None:
         masks = np.zeros((t, height, width), bool)
     # of each place, the part that the named thing fills
     covered = np.stack([_shrunk(mask, rows, columns) for mask in masks]).round(5)
     frames = [_frame(mask) for mask in masks]
-    sides = (480 / columns, 480 * height / width / rows)
-    shades = _shades(shares[word])
+    sides = (480 / columns, tall / rows)
+    shades = 0.8 * (1 - shares[word] / shares[word].max())
     cells = "".join(
         f'<rect x="{sides[0] * j:.2f}" y="{sides[1] * i:.2f}" width="{sides[0]:.2f}" '
         f'height="{sides[1]:.2f}" opacity="{shades[i, j]:.3f}"/>'
@@ -598,12 +602,11 @@ def attention(
     x, y, w, h = frames[word]
     values = {
         "ID": f"attention-{code:08x}",
-        "LABEL": html.escape(label, quote=True),
-        "BOX": f"0 0 480 {480 * height / width:.0f}",
+        "BOX": f"0 0 480 {tall:.0f}",
         "PICTURE": base64.b64encode(file.getvalue()).decode(),
         "CELLS": cells,
-        "FRAME": f'x="{480 * x:.2f}" y="{480 * height / width * y:.2f}" '
-        f'width="{480 * w:.2f}" height="{480 * height / width * h:.2f}"',
+        "FRAME": f'x="{480 * x:.2f}" y="{tall * y:.2f}" '
+        f'width="{480 * w:.2f}" height="{tall * h:.2f}"',
         "PICKS": picks,
         "TEXT": html.escape(_looked(words, shares, covered, word), quote=False),
         # within a script, no text may end it
@@ -612,9 +615,9 @@ def attention(
         "COVERED": json.dumps(covered.reshape(t, -1).tolist()),
         "FRAMES": json.dumps(frames),
         "COLUMNS": str(columns),
-        "TALL": f"{480 * height / width:.2f}",
+        "TALL": f"{tall:.2f}",
     }
-    return HTML(re.sub(r"%([A-Z]+)%", lambda found: values[found[1]], _ATTENTION))
+    return HTML(_filled(_ATTENTION, label, values))
 
 
 def _shrunk(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -631,10 +634,6 @@ def _frame(mask: np.ndarray) -> list[float]:
     height, width = mask.shape
     found = x[0] / width, y[0] / height, (x[-1] + 1 - x[0]) / width, (y[-1] + 1 - y[0]) / height
     return [round(float(each), 5) for each in found]
-
-
-def _shades(shares: np.ndarray) -> np.ndarray:
-    return 0.8 * (1 - shares / shares.max())
 
 
 def _looked(words: Sequence[str], shares: np.ndarray, covered: np.ndarray, word: int) -> str:

@@ -100,7 +100,7 @@ def test_help_loads_nothing_that_is_slow():
     assert done.returncode == 0, done.stderr
 
 
-def test_it_runs_without_docstrings_and_assertions(tmp_path):
+def test_it_runs_without_docstrings_and_assertions():
     command = [sys.executable, "-OO", "-m", "modalign"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(modalign.__file__).parents[1])}
     for arguments in (["--help"], ["list"]):

@@ -99,6 +99,6 @@ def test_pages_without_text_or_equations_are_refused(html):
 
 
 def test_the_order_is_that_of_the_contents():
-    names = pdf.pages(ROOT)
+    names = pdf.page_names(ROOT)
     assert names[:3] == ["book/intro", "notebooks/data", "notebooks/cka"]
     assert len(set(names)) == len(names)

@@ -280,7 +280,7 @@ def test_an_executed_chapter_that_cannot_be_written_is_kept_elsewhere(tmp_path, 
     room.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(room))
     monkeypatch.setattr(os, "fsync", full_below(full))
-    with pytest.raises(OSError, match="No space left on device.* MiB are free there") as caught:
+    with pytest.raises(OSError, match="No space left on device.* MiB free") as caught:
         tool.write_notebook(held, full / "good.ipynb")
     assert list(full.iterdir()) == []
     (kept,) = room.glob("modalign-rescued-*/good.ipynb")

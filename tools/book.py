@@ -24,6 +24,7 @@ import typing
 
 import nbformat
 
+from modalign import records
 from modalign.rerun import execution, inventory, pages
 from modalign.rerun.freshness import written_files
 from modalign.rerun.inventory import chapter_key, digest
@@ -99,7 +100,7 @@ def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write one text for one content (sorted keys, indent 1), and never half of it."""
     text = nbformat.writes(notebook, version=4) + "\n"
     try:
-        inventory.write_whole(path, text)
+        records.write_whole(path, text.encode())
     except OSError as error:
         raise OSError(execution.rescue({path.name: text}, path.parent, error)) from None
 
@@ -352,8 +353,8 @@ def proved(root: Path) -> str:
             f"Damaged notebooks with all marks: {sum(each['hold'] for each in damage)} of "
             f"{sum(each['tried'] for each in damage)}. Attacks that earned, read and touched "
             f"nothing: {attacks['hold']} of {attacks['tried']}, under {held['containment']}. "
-            f"The run took {held['seconds'] / 60:.0f} minutes ({made['machine']['processor']}, "
-            f"{made['machine']['cores']} cores, {made['date'][:10]}).",
+            f"The run took {held['seconds'] / 60:.0f} minutes ({inventory.place_text(made)}, "
+            f"{made['date'][:10]}).",
             "",
         ]
     )

@@ -14,10 +14,10 @@ import pathlib
 import sys
 import urllib.parse
 
-import yaml
 from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Error, sync_playwright
 
+from modalign.rerun.inventory import page_names
 from modalign.rerun.pages import BROWSERS, browser
 
 Path = pathlib.Path
@@ -43,14 +43,6 @@ pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .toggle-button, button { display: none !important; }
 a { text-decoration: none; }
 """
-
-
-def pages(root: Path) -> list[str]:
-    """The names of the pages, without suffix, in the order of the contents."""
-    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [each for part in contents["parts"] for each in part["chapters"]]
-    below = [[chapter, *chapter.get("sections", [])] for chapter in chapters]
-    return [contents["root"], *(each["file"] for group in below for each in group)]
 
 
 def anchor(page: str, name: str = "") -> str:
@@ -237,7 +229,7 @@ def printed(document: Path, target: Path) -> None:
 def make(root: Path, html: Path, target: Path) -> None:
     """Print the pages in ``html`` into ``target``, whole or not at all."""
     joined, half = html / "book.html", target.with_suffix(".half")
-    joined.write_text(join(html, pages(root)), encoding="utf-8")
+    joined.write_text(join(html, page_names(root)), encoding="utf-8")
     try:
         printed(joined, half)
         half.replace(target)

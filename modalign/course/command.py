@@ -52,10 +52,8 @@ def _list() -> None:
     root = _root()
     for name in checks.assignments(root):
         held = checks.load(name, root)
-        marks = sum(map(held.sheet.marks, held.tasks))
-        print(
-            f"{name:<14}{held.sheet.title}: {marks:g} marks, {sum(held.sheet.minutes.values())} min"
-        )
+        marks, minutes = sum(held.marks.values()), sum(held.sheet.minutes.values())
+        print(f"{name:<14}{held.sheet.title}: {marks:g} marks, {minutes} min")
         for task in held.tasks:
             by = ", marked by hand" if held.assignment.in_words(task) else ""
             print(
@@ -119,7 +117,7 @@ def _check(
             print(text)
         else:
             Path(to).parent.mkdir(parents=True, exist_ok=True)
-            grading.write(Path(to), text + "\n")
+            records.write_whole(Path(to), f"{text}\n".encode())
     stands = all(map(proof.stands, made["assignments"].values())) and not attacks["fail"]
     return 0 if stands else 1
 

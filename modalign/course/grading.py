@@ -9,7 +9,7 @@ import secrets
 import stat
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from modalign.course import marking, source
 from modalign.course.checks import Course, module
 from modalign.course.containment import Limits, Place
+from modalign.records import write_whole
 
 PRACTICE = "practice: these inputs are public"
 MOST_MEMBERS = 10_000
@@ -99,17 +100,18 @@ def submissions(path: Path, name: str, limits: Limits) -> list[Submission]:
         raise ValueError(f"{path}: expected a folder, a zip or a notebook")
     if not found:
         raise ValueError(f"{path}: no notebook in it: expected STUDENT.ipynb or STUDENT/*.ipynb")
-    students = [_folded(each.student) for each in found]
+    students = [folded(each.student) for each in found]
     for each in found:
-        if students.count(_folded(each.student)) > 1:
+        if students.count(folded(each.student)) > 1:
             raise ValueError(f"{path}: two submissions of {each.student}: remove one")
         if each.student.startswith(".") or set(each.student) & set('/\\:*?"<>|\0'):
             raise ValueError(f"{path}: {each.student!r} cannot name a file of marks: rename it")
     return sorted(found, key=lambda each: each.student)
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+def folded(name: str) -> str:
+    """A name as it is compared with others: of any case, and without space around it."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _of_folder(folder: Path, name: str, limits: Limits) -> Iterator[Submission]:
@@ -217,8 +219,7 @@ def require_sound(course: Course, place: Place, secret: str) -> None:
     Raises:
         RuntimeError: for anything but full marks and none: nobody is marked then.
     """
-    coded = [task for task in course.tasks if not course.assignment.in_words(task)]
-    full = sum(course.sheet.marks(task) for task in coded)
+    full = sum(course.marks[task] for task in course.coded)
     for copy, wanted, who in (
         (source.instructor(course.assignment), full, "the book's own answers"),
         (source.student(course.assignment), 0.0, "the notebook as it is handed out"),
@@ -268,18 +269,19 @@ def grade(
 
     def one(each: Submission) -> dict[str, Any]:
         path = folder / f"{each.student}.json"
+        record: dict[str, Any] = {"student": each.student}
         try:
             held = each.read()
         except (ValueError, OSError) as error:
-            return _kept(path, {"student": each.student, "state": "damaged", "problem": str(error)})
-        whose = hashlib.sha256(of_course.encode() + held).hexdigest()
-        if (record := _found(path, whose)) is None:
-            record = {
-                "student": each.student,
+            record |= {"state": "damaged", "problem": str(error)}
+        else:
+            whose = hashlib.sha256(of_course.encode() + held).hexdigest()
+            record = _found(path, whose) or {
+                **record,
                 "key": whose,
                 **_marked(course, held, place, secret, each),
             }
-            _kept(path, record)
+        write_whole(path, json.dumps(record, indent=1).encode())
         say(record)
         return record
 
@@ -312,15 +314,3 @@ def _found(path: Path, whose: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if record.get("key") == whose and record["state"] == "marked" else None
-
-
-def _kept(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    write(path, json.dumps(record, indent=1))
-    return dict(record)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

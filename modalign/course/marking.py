@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from modalign.course import source
@@ -37,6 +38,11 @@ class Outcome(NamedTuple):
     earned: float
     state: str
     detail: str = ""
+
+
+def outcome_of(check: Check, state: str, detail: str = "") -> Outcome:
+    earned = check.marks if state == "right" else 0.0
+    return Outcome(check.task, check.says, check.marks, earned, state, detail)
 
 
 class Result(NamedTuple):
@@ -198,7 +204,7 @@ def mark(
     if sum(len(text) for kind, text in cells if kind == "code") > limits.source:
         raise ValueError(f"{name}: more code than {limits.source} characters: hand in your answers")
     chosen = [each for each in course.tasks if tasks is None or each in set(tasks)]
-    coded = [each for each in chosen if not course.assignment.in_words(each)]
+    coded = [each for each in chosen if each in course.coded]
     wanted = [each for task in coded for each in course.assignment.names(task)]
     found = [each for task in coded for each in course.sheet.of(task)]
     with Session(place, cells, wanted) as session:
@@ -206,9 +212,7 @@ def mark(
             session.load()
         except StudentError:
             detail = "the notebook's process ended as it was loaded"
-            lost = [
-                Outcome(*each[:1], each.says, each.marks, 0.0, "lost", detail) for each in found
-            ]
+            lost = [outcome_of(each, "lost", detail) for each in found]
             return Result(lost, _left_out(session), {})
         first = _run(course, found, session, secret, limits)
         outcomes = _punished_once(course, found, first, session, secret)
@@ -223,7 +227,7 @@ def _run(
         lost = [each for each in outcomes if each.task == check.task and each.state == "lost"]
         if len(lost) >= PATIENCE:
             detail = "not run: this answer ended or took too long before"
-            outcomes.append(Outcome(check.task, check.says, check.marks, 0.0, "lost", detail))
+            outcomes.append(outcome_of(check, "lost", detail))
         else:
             outcomes.append(run_check(course, check, Side(session.ask), secret, session, limits))
     return outcomes
@@ -233,11 +237,7 @@ def run_check(
     course: Course, check: Check, my: Side, secret: str, session: Session | None, limits: Limits
 ) -> Outcome:
     """Run one check, on a student's side or on the book's own."""
-
-    def outcome(state: str, detail: str = "") -> Outcome:
-        earned = check.marks if state == "right" else 0.0
-        return Outcome(check.task, check.says, check.marks, earned, state, detail)
-
+    outcome = partial(outcome_of, check)
     if session is not None:
         session.renew(limits.check)
     draw = Draw(secret, course.assignment.name, check.task, check.says)
@@ -283,7 +283,6 @@ def _punished_once(
 ) -> list[Outcome]:
     """Run a failed check again with the book's version of an earlier answer that was wrong."""
     outcomes = list(first)
-    full = {task: course.sheet.marks(task) for task in course.tasks}
     got = {each.task: 0.0 for each in first}
     for each in first:
         got[each.task] += each.earned
@@ -296,7 +295,7 @@ def _punished_once(
         wrong = [
             each
             for each in earlier
-            if each in got and got[each] < full[each] and rests_on & set(names(each))
+            if each in got and got[each] < course.marks[each] and rests_on & set(names(each))
         ]
         failed = [i for i, each in enumerate(first) if each.task == task and each.state != "right"]
         if not wrong or not failed:
@@ -334,8 +333,7 @@ def words(course: Course, notebook: bytes, tasks: Iterable[str]) -> dict[str, st
     """The texts that people mark, by task; empty if the cell's tags are gone."""
     found = {task: "" for task in tasks if course.assignment.in_words(task)}
     for cell in source.read_notebook(notebook, "notebook")["cells"]:
-        tags = cell.get("metadata", {}).get("tags", [])
         for task in found:
-            if {f"task-{task}", "words"} <= set(tags):
+            if {f"task-{task}", "words"} <= {*source.tags_of(cell)}:
                 found[task] = source.text_of(cell)
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from modalign.course import containment, grading, marking, report, source
 from modalign.course.checks import Course, load
+from modalign.records import write_whole
 
 CONFIG = """\
 from modalign.course.nbgrader import configure
@@ -26,7 +27,7 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     made = source.plain(source.student(course.assignment), root)
     graded = set()
     for cell in made["cells"]:
-        tags = cell["metadata"].get("tags", [])
+        tags = source.tags_of(cell)
         task = next((tag.removeprefix("task-") for tag in tags if tag.startswith("task-")), "")
         about = {"schema_version": 3, "grade_id": cell["id"], "task": False, "locked": True,
                  "solution": False, "grade": False}  # fmt: skip
@@ -41,7 +42,7 @@ def release(course: Course, root: Path, folder: Path) -> Path:
         cell["metadata"]["nbgrader"] = about
     path = folder / "source" / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    grading.write(path, json.dumps(made, indent=1))
+    write_whole(path, json.dumps(made, indent=1).encode())
     return path
 
 

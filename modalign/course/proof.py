@@ -27,7 +27,9 @@ from modalign._parsing import parse
 from modalign.course import checks, marking, source
 from modalign.course.checks import Course
 from modalign.course.containment import LIMITS, Place
+from modalign.course.source import tags_of
 
+WHOLE = ("instructor", "untouched", "damage")
 LEAST = {"bugs": 10, "alternatives": 3, "stubs": 5}
 # an attack may be cut off early: it is to earn nothing
 BRIEF = LIMITS._replace(load=6.0, check=1.0)
@@ -90,9 +92,7 @@ def trials(course: Course, root: Path, *, quick: bool = False) -> Iterator[Trial
     yield Trial("untouched", "", "as it was handed out", _bytes(untouched), "nothing")
     for name, damage in list(DAMAGE.items())[: 4 if quick else None]:
         yield Trial("damage", "", name, damage(json.loads(_bytes(whole))), "full")
-    for task in course.tasks:
-        if course.assignment.in_words(task):
-            continue
+    for task in course.coded:
         answer = course.assignment.solution(task)
         found: dict[str, dict[str, str | None]] = {
             "stubs": {name: _stub(course, task, body) for name, body in STUBS.items()},
@@ -155,74 +155,66 @@ def _bytes(notebook: Mapping[str, Any]) -> bytes:
 def _with(notebook: Mapping[str, Any], task: str, answer: str) -> bytes:
     """A copy with another answer to a task."""
     cells = [
-        {**cell, "source": answer} if {f"task-{task}", "solution"} <= set(_tags(cell)) else cell
+        {**cell, "source": answer} if {f"task-{task}", "solution"} <= {*tags_of(cell)} else cell
         for cell in notebook["cells"]
     ]
     return _bytes({**notebook, "cells": cells})
 
 
-def _tags(cell: Mapping[str, Any]) -> list[str]:
-    return list(cell["metadata"].get("tags", []))
-
-
 # damage that must cost no mark
 
-
-def _cells(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Any:
-    return lambda notebook: _bytes({**notebook, "cells": change(notebook["cells"])})
+Cell = dict[str, Any]
 
 
-def _code(text: str) -> dict[str, Any]:
+def _code(text: str) -> Cell:
     return {"cell_type": "code", "metadata": {}, "source": text, "outputs": []}
 
 
-def _is_answer(cell: Mapping[str, Any]) -> bool:
-    return "solution" in _tags(cell)
+def _cells(change: Callable[[list[Cell]], list[Cell]]) -> Callable[[Any], bytes]:
+    return lambda notebook: _bytes({**notebook, "cells": change(notebook["cells"])})
+
+
+def _each(change: Callable[[Cell], Cell]) -> Callable[[Any], bytes]:
+    return _cells(lambda cells: [{**cell, **change(cell)} for cell in cells])
+
+
+def _answers(cells: list[Cell], change: Callable[[Cell], Cell]) -> list[Cell]:
+    return [{**each, **change(each)} if "solution" in tags_of(each) else each for each in cells]
+
+
+def _before(text: str) -> Callable[[Any], bytes]:
+    return _cells(lambda cells: [_code(text), *cells])
+
+
+def _windows(notebook: Any) -> bytes:
+    made = _each(lambda cell: {"source": cell["source"].replace("\n", "\r\n")})(notebook)
+    return b"\xef\xbb\xbf" + json.dumps(json.loads(made), indent=1).replace("\n", "\r\n").encode()
 
 
 DAMAGE: dict[str, Callable[[Any], bytes]] = {
     "all cells twice": _cells(lambda cells: cells + cells),
-    "metadata stripped": _cells(lambda cells: [{**each, "metadata": {}} for each in cells]),
+    "metadata stripped": _each(lambda cell: {"metadata": {}}),
     "answers turned to Markdown": _cells(
-        lambda cells: [
-            {**each, "cell_type": "markdown"} if _is_answer(each) else each for each in cells
-        ]
+        lambda cells: _answers(cells, lambda cell: {"cell_type": "markdown"})
     ),
-    "an endless loop in a cell": _cells(lambda cells: [_code("while True:\n    pass"), *cells]),
-    "checks deleted": _cells(lambda cells: [each for each in cells if "check" not in _tags(each)]),
-    "a syntax error in another cell": _cells(lambda cells: [_code("def broken(:"), *cells]),
+    "an endless loop in a cell": _before("while True:\n    pass"),
+    "checks deleted": _cells(
+        lambda cells: [each for each in cells if "check" not in tags_of(each)]
+    ),
+    "a syntax error in another cell": _before("def broken(:"),
     "magics and shell lines": _cells(
         lambda cells: [
             _code("%matplotlib inline\n!ls\n?print"),
-            *(
-                {**each, "source": f"%time 1\n{each['source']}"} if _is_answer(each) else each
-                for each in cells
-            ),
+            *_answers(cells, lambda cell: {"source": f"%time 1\n{cell['source']}"}),
             _code("%%bash\nrm -rf nothing"),
         ]
     ),
-    "input()": _cells(lambda cells: [_code("name = input('Who are you? ')"), *cells]),
+    "input()": _before("name = input('Who are you? ')"),
     "15 MB of outputs": _cells(
         lambda cells: [*cells, {**_code("1"), "outputs": [{"text": "0" * 15_000_000}]}]
     ),
-    "Windows line ends and a BOM": lambda notebook: (
-        b"\xef\xbb\xbf"
-        + json.dumps(
-            {
-                **notebook,
-                "cells": [
-                    {**each, "source": each["source"].replace("\n", "\r\n")}
-                    for each in notebook["cells"]
-                ],
-            },
-            indent=1,
-        )
-        .replace("\n", "\r\n")
-        .encode()
-    ),
-    "sources as lists of lines": _cells(
-        lambda cells: [{**each, "source": each["source"].splitlines(True)} for each in cells]
-    ),
+    "Windows line ends and a BOM": _windows,
+    "sources as lists of lines": _each(lambda cell: {"source": cell["source"].splitlines(True)}),
     "an experiment that fails": _cells(lambda cells: [*cells, _code("1 / 0"), _code("undefined")]),
 }
 
@@ -246,10 +238,9 @@ def prove(
     """Mark everything that is tried on an assignment."""
 
     def one(trial: Trial) -> Finding:
-        tasks = [trial.task] if trial.task else course.tasks
-        coded = [task for task in tasks if not course.assignment.in_words(task)]
-        full = sum(course.sheet.marks(task) for task in coded)
-        found = marking.mark(course, trial.notebook, place, secret, tasks=coded)
+        tasks = [trial.task] if trial.task else course.coded
+        full = sum(course.marks[task] for task in tasks)
+        found = marking.mark(course, trial.notebook, place, secret, tasks=tasks)
         looked = [each.detail for each in found.outcomes if each.state == "look"]
         return Finding(trial, found.earned, full, "; ".join(looked))
 
@@ -357,7 +348,8 @@ def _learned(answer: str, name: str, place: Place, token: str, feedback: str) ->
 def report(findings: list[Finding], course: Course, problem: str) -> dict[str, Any]:
     """The proof of an assignment as data."""
 
-    def count(chosen: list[Finding]) -> dict[str, Any]:
+    def count(kind: str, task: str = "") -> dict[str, Any]:
+        chosen = [each for each in findings if each.trial[:2] == (kind, task)]
         return {
             "tried": len(chosen),
             "hold": sum(each.holds for each in chosen),
@@ -368,32 +360,18 @@ def report(findings: list[Finding], course: Course, problem: str) -> dict[str, A
             ],
         }
 
-    whole = ("instructor", "untouched", "damage")
     return {
         "title": course.sheet.title,
-        "marks": sum(course.sheet.marks(task) for task in course.tasks),
+        "marks": sum(course.marks.values()),
         "book": problem or "runs",
-        **{kind: count([each for each in findings if each.trial.kind == kind]) for kind in whole},
-        "tasks": {
-            task: {
-                kind: count(
-                    [
-                        each
-                        for each in findings
-                        if (each.trial.kind, each.trial.task) == (kind, task)
-                    ]
-                )
-                for kind in LEAST
-            }
-            for task in course.tasks
-            if not course.assignment.in_words(task)
-        },
+        **{kind: count(kind) for kind in WHOLE},
+        "tasks": {task: {kind: count(kind, task) for kind in LEAST} for task in course.coded},
     }
 
 
 def stands(proof: Mapping[str, Any]) -> bool:
     """Whether a proof holds: all, and of the bugs 95 in a hundred."""
-    whole = all(not proof[kind]["fail"] for kind in ("instructor", "untouched", "damage"))
+    whole = all(not proof[kind]["fail"] for kind in WHOLE)
     tasks = proof["tasks"].values()
     rest = all(not task[kind]["fail"] for task in tasks for kind in ("stubs", "alternatives"))
     tried = sum(task["bugs"]["tried"] for task in tasks)
@@ -435,7 +413,7 @@ def text(proof: Mapping[str, Any]) -> str:
     """A proof in lines."""
     lines = [f"{proof['title']}: {proof['marks']:g} marks, {proof['seconds']:.0f} s"]
     failed = []
-    for kind in ("instructor", "untouched", "damage"):
+    for kind in WHOLE:
         lines.append(f"  {kind:<16}{proof[kind]['hold']} of {proof[kind]['tried']}")
         failed += proof[kind]["fail"]
     if proof["book"] != "runs":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
 
 from modalign.course import source
 from modalign.course.checks import Course
+from modalign.records import write_whole
 
 READ_ME = """{title}
 
@@ -35,14 +37,14 @@ def release(course: Course, root: Path, folder: Path) -> Path:
     text = READ_ME.format(
         title=sheet.title,
         name=name,
-        marks=sum(map(sheet.marks, course.tasks)),
+        marks=sum(course.marks.values()),
         minutes=sum(sheet.minutes.values()),
         tasks="\n".join(tasks),
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.zip"
-    scratch = path.with_suffix(".part")
-    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as file:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
         for inner, held in (
             (f"{name}.ipynb", json.dumps(notebook, indent=1)),
             ("README.txt", text),
@@ -52,5 +54,5 @@ def release(course: Course, root: Path, folder: Path) -> Path:
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, held)
-    scratch.replace(path)
+    write_whole(path, packed.getvalue())
     return path

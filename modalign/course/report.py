@@ -6,13 +6,13 @@ import csv
 import html
 import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modalign.course import grading
 from modalign.course.checks import Course
+from modalign.course.grading import folded
+from modalign.records import write_whole
 
 STATES = {
     "right": "right",
@@ -38,21 +38,23 @@ def write(course: Course, records: Sequence[Mapping[str, Any]], output: Path) ->
     """Write marks.csv, marks.json, words.csv, class.html and feedback/STUDENT.html."""
     hand = _by_hand(course, output)
     rows = [_row(course, record, hand) for record in records]
-    output.mkdir(parents=True, exist_ok=True)
-    grading.write(output / "marks.csv", table(rows))
-    kept = {"assignment": course.assignment.name, "out_of": _out_of(course), "students": rows}
-    grading.write(output / "marks.json", json.dumps(kept, indent=1))
-    grading.write(output / "class.html", class_page(course, records))
-    (output / "feedback").mkdir(exist_ok=True)
-    for record in records:
-        grading.write(output / "feedback" / f"{record['student']}.html", page(course, record, hand))
+    (output / "feedback").mkdir(parents=True, exist_ok=True)
+    kept = {"assignment": course.assignment.name, "out_of": course.marks, "students": rows}
+    files = {
+        "marks.csv": table(rows),
+        "marks.json": json.dumps(kept, indent=1),
+        "class.html": class_page(course, records),
+        **{f"feedback/{each['student']}.html": page(course, each, hand) for each in records},
+    }
     texts = [
         {"student": record["student"], "task": task, "answer": text,
          "marks": hand.get((record["student"], task), "")}
         for record in records for task, text in record.get("words", {}).items()
     ]  # fmt: skip
     if texts:
-        grading.write(output / "words.csv", table(texts))
+        files["words.csv"] = table(texts)
+    for name, text in files.items():
+        write_whole(output / name, text.encode())
 
 
 def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
@@ -81,10 +83,6 @@ def _by_hand(course: Course, output: Path) -> dict[tuple[str, str], float]:
             )
         found[_uncovered(row["student"]), task] = marks
     return found
-
-
-def _out_of(course: Course) -> dict[str, float]:
-    return {task: course.sheet.marks(task) for task in course.tasks}
 
 
 def _row(
@@ -153,9 +151,9 @@ def page(
     if record["state"] == "damaged":
         return _document(title, f"<p>Not marked. {html.escape(record['problem'])}</p>")
     row = _row(course, record, hand or {})
-    parts = [f"<p><strong>{_cell(row['total'])} of {sum(_out_of(course).values()):g} marks</strong>"
+    parts = [f"<p><strong>{_cell(row['total'])} of {sum(course.marks.values()):g} marks</strong>"
              f" ({html.escape(row['state'])})</p>"]  # fmt: skip
-    for task, most in _out_of(course).items():
+    for task, most in course.marks.items():
         got = "to be marked by a person" if row[task] is None else f"{row[task]:g} of {most:g}"
         parts.append(f"<h2>{html.escape(task)}: {got}</h2>")
         lines = [
@@ -178,13 +176,14 @@ def class_page(course: Course, records: Sequence[Mapping[str, Any]]) -> str:
     """For each check how many passed; one that only the strong fail is to be looked at."""
     marked = [record for record in records if record["state"] != "damaged"]
     lines = []
-    for number, check in enumerate(_checks(course)):
+    checks = [each for task in course.tasks for each in course.sheet.of(task)]
+    for number, check in enumerate(checks):
         outcomes = [record["outcomes"][number] for record in marked]
         right = sum(each["state"] == "right" for each in outcomes)
         said = "look at the check" if is_odd(number, marked) else ""
         lines.append(
-            f"<tr{' class=look' if said else ''}><td>{html.escape(check['task'])}</td>"
-            f"<td>{html.escape(check['says'])}</td><td class=n>{right} of {len(outcomes)}</td>"
+            f"<tr{' class=look' if said else ''}><td>{html.escape(check.task)}</td>"
+            f"<td>{html.escape(check.says)}</td><td class=n>{right} of {len(outcomes)}</td>"
             f"<td>{said}</td></tr>"
         )
     head = "<tr><th>Task</th><th>What is checked</th><th class=n>Passed</th><th></th></tr>"
@@ -198,14 +197,6 @@ def class_page(course: Course, records: Sequence[Mapping[str, Any]]) -> str:
     if problems:
         parts.append(f"<h2>Not marked</h2><ul>{''.join(problems)}</ul>")
     return _document(f"{course.sheet.title}: the class", "\n".join(parts))
-
-
-def _checks(course: Course) -> list[dict[str, str]]:
-    return [
-        {"task": each.task, "says": each.says}
-        for task in course.tasks
-        for each in course.sheet.of(task)
-    ]
 
 
 def is_odd(number: int, marked: Sequence[Mapping[str, Any]]) -> bool:
@@ -244,14 +235,14 @@ def gradebook(folder: Path, roster: Path) -> Path:
         ValueError: if the table matches nobody, or a student has two rows.
     """
     held = json.loads((folder / "marks.json").read_text(encoding="utf-8"))
-    totals = {_same(each["student"]): each for each in held["students"]}
+    totals = {folded(each["student"]): each for each in held["students"]}
     text = roster.read_text(encoding="utf-8-sig")
     if not text.strip():
         raise ValueError(f"{roster}: is empty: export the class list of your LMS as CSV")
     rows = list(csv.reader(io.StringIO(text)))
     column, seen = [f"{held['assignment']} ({sum(held['out_of'].values()):g})"], dict[str, int]()
     for number, row in enumerate(rows[1:], start=2):
-        names = {_same(each) for each in row} & totals.keys()
+        names = {folded(each) for each in row} & totals.keys()
         for name in names:
             if seen.setdefault(name, number) != number:
                 raise ValueError(
@@ -268,9 +259,5 @@ def gradebook(folder: Path, roster: Path) -> Path:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([*row, each] for row, each in zip(rows, column, strict=True))
     path = folder / "gradebook.csv"
-    grading.write(path, file.getvalue())
+    write_whole(path, file.getvalue().encode())
     return path
-
-
-def _same(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip()).casefold()

@@ -12,7 +12,7 @@ import ast
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def read(path: Path) -> Assignment:
         raise ValueError(f"{path.stem}: no chapter of that name: expected {path}")
     name, cells, closed = path.stem, [], list[str]()
     for number, cell in enumerate(read_notebook(path.read_bytes(), path.name)["cells"], start=1):
-        tags = cell.get("metadata", {}).get("tags", [])
+        tags = tags_of(cell)
         tasks = [tag.removeprefix("task-") for tag in tags if tag.startswith("task-")]
         where, source = f"{path.name}, cell {number}", text_of(cell)
         if not tasks:
@@ -148,6 +148,10 @@ def read_notebook(held: bytes, name: str) -> dict[str, Any]:
 def text_of(cell: dict[str, Any]) -> str:
     source = cell["source"]
     return source if isinstance(source, str) else "".join(source)
+
+
+def tags_of(cell: Mapping[str, Any]) -> list[str]:
+    return list(cell.get("metadata", {}).get("tags", []))
 
 
 def without_markers(source: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 from datasets.table import InMemoryTable
 
+from modalign._checks import require_choice
 from modalign.data._files import Placed, Problem, Reading, Row, inside
 from modalign.data._tables import JSON, SEPARATORS, STORED, rows_of, stored, table_of, take_numbers
 from modalign.data.audio import FORMATS
@@ -197,10 +198,8 @@ def _configured(
     default = [name for name, each in found.items() if each.get("default")] or [
         name for name in found if name == "default" or len(found) == 1
     ]
-    if config is None and not default:
-        raise ValueError(f"{place}: config: expected one of {', '.join(found)}, got None")
-    if config is not None and config not in found:
-        raise ValueError(f"{place}: config: expected one of {', '.join(found)}, got {config!r}")
+    if config is not None or not default:
+        require_choice(config, tuple(found), f"{place}: config")
     splits: dict[PurePosixPath, str | None] = {}
     for split, patterns in _patterns(found[config or default[0]], place).items():
         for pattern in patterns:

@@ -99,9 +99,7 @@ def read(
     require_choice(row, ("image", "caption"), "flickr8k: row")
     require_choice(layout, tuple(LAYOUTS), "flickr8k: layout")
     pictures, source = LAYOUTS[layout]
-    folder = reading.existing(pictures) if images is None else pathlib.Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"flickr8k: images: no folder {folder}")
+    folder = _photographs(reading, images, pictures)
     if layout == "official":
         splits = image_splits(reading)
         captions = _captions(reading, splits)
@@ -151,9 +149,7 @@ def read_judgements(
         reading: the call of ``load``.
         images: as in `read`.
     """
-    folder = reading.existing("images") if images is None else pathlib.Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"flickr8k-expert: images: no folder {folder}")
+    folder = _photographs(reading, images, "images")
     splits = image_splits(reading)
     texts = {
         f"{image}#{number}": text
@@ -191,6 +187,15 @@ def read_judgements(
         caption=datasets.Value("string"),
     )
     return reading.table([each for each in rows if each is not None], features)
+
+
+def _photographs(
+    reading: Reading, images: str | os.PathLike[str] | None, usual: str
+) -> pathlib.Path:
+    folder = reading.existing(usual) if images is None else pathlib.Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{reading.source.name}: images: no folder {folder}")
+    return folder
 
 
 def _captions(reading: Reading, splits: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import datasets
@@ -63,25 +63,7 @@ def read(
     else:
         found, roots = read_folder(folder, reading, config), [folder]
     parts = _by_split(reading, found, columns or {})
-    splits = splits or {}
-    for split, name in splits.items():
-        if split not in SOURCE.splits or name not in parts:
-            raise ValueError(
-                f"{reading.source.name}: splits: expected one of {', '.join(SOURCE.splits)} to be "
-                f"one of {', '.join(map(str, parts))}, got {split!r}: {name!r}"
-            )
-    # a split keeps its name unless ``splits`` gives it another
-    renamed = {name: name for name in parts} | {name: split for split, name in splits.items()}
-    known = [str(name) for name in parts if name is not None]
-    if len(set(renamed.values())) < len(renamed):
-        raise ValueError(
-            f"{reading.source.name}: splits: two of the set's splits would have one name: {renamed}"
-        )
-    if reading.split is not None and reading.split not in renamed.values():
-        raise ValueError(
-            f"{reading.source.name}: split: no {reading.split!r} there, but "
-            f"{', '.join(known) or 'none'}; splits={{{reading.split!r}: ...}} says which one it is"
-        )
+    renamed = _renamed_splits(reading, parts, splits or {})
     wanted = [name for name in parts if reading.wanted(renamed[name])]
     tables = [
         _completed(reading, rows, name, renamed[name], roots)
@@ -94,6 +76,29 @@ def read(
     reading.report(table.num_rows)
     table.info.description = ". ".join(filter(None, [table.info.description, *reading.notes]))
     return table
+
+
+def _renamed_splits(
+    reading: Reading, parts: Collection[str | None], splits: Mapping[str, str]
+) -> dict[str | None, str | None]:
+    """The name that each split of the set takes: its own, unless ``splits`` gives it another."""
+    name = reading.source.name
+    for split, own in splits.items():
+        if split not in SOURCE.splits or own not in parts:
+            raise ValueError(
+                f"{name}: splits: expected one of {', '.join(SOURCE.splits)} to be one of "
+                f"{', '.join(map(str, parts))}, got {split!r}: {own!r}"
+            )
+    renamed = {own: own for own in parts} | {own: split for split, own in splits.items()}
+    if len(set(renamed.values())) < len(renamed):
+        raise ValueError(f"{name}: splits: two of the set's splits would have one name: {renamed}")
+    if reading.split is not None and reading.split not in renamed.values():
+        known = ", ".join(own for own in parts if own is not None) or "none"
+        raise ValueError(
+            f"{name}: split: no {reading.split!r} there, but {known}; "
+            f"splits={{{reading.split!r}: ...}} says which one it is"
+        )
+    return renamed
 
 
 def find(target: str, *, download: bool = False) -> pathlib.Path | None:

@@ -7,6 +7,7 @@ has NaN. TVQA+ adds ``boxes``: of objects in frames that are counted from 1, at 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -146,16 +147,19 @@ def _text(path: pathlib.Path) -> str:
         raise Problem(f"{path}: expected UTF-8 or cp1252: {error}") from error
 
 
-def _read(reading: Reading, folders: dict[str, Path | None], *, plus: bool) -> datasets.Dataset:
+def _read(
+    reading: Reading, spoken_in: Path | None, video: Path | None, text: Path | None
+) -> datasets.Dataset:
     """Questions of either set, with subtitles and features if asked for."""
+    plus = reading.source.name == PLUS.name
     features = attached(
         {
-            "video_features": (folders["video_features"], "{video}"),
-            "question_features": (folders["text_features"], "{id}_q"),
-            "answer_features": (folders["text_features"], [f"{{id}}_{name}" for name in ANSWERS]),
+            "video_features": (video, "{video}"),
+            "question_features": (text, "{id}_q"),
+            "answer_features": (text, [f"{{id}}_{name}" for name in ANSWERS]),
         }
     )
-    srt = None if folders["subtitles"] is None else pathlib.Path(folders["subtitles"])
+    srt = None if spoken_in is None else pathlib.Path(spoken_in)
     if srt is not None and not srt.is_dir():
         raise FileNotFoundError(f"{reading.source.name}: subtitles: no folder {srt}")
     spoken: dict[str, list[Row]] = {}
@@ -194,7 +198,7 @@ def read(
     video_features: Path | None = None,
     text_features: Path | None = None,
 ) -> datasets.Dataset:
-    """Questions in the order of the files.
+    """Questions in the order of the files; of ``tvqa-plus``, with boxes.
 
     Args:
         reading: the call of ``load``.
@@ -204,28 +208,7 @@ def read(
         text_features: a `FeatureFile` with ``QID_q`` and ``QID_a0`` to ``QID_a4``; each row then
             has ``question_features`` and ``answer_features``.
     """
-    folders = {
-        "subtitles": subtitles,
-        "video_features": video_features,
-        "text_features": text_features,
-    }
-    return _read(reading, folders, plus=False)
-
-
-def read_plus(
-    reading: Reading,
-    *,
-    subtitles: Path | None = None,
-    video_features: Path | None = None,
-    text_features: Path | None = None,
-) -> datasets.Dataset:
-    """Questions with boxes in the order of the files; the options are those of ``tvqa``."""
-    folders = {
-        "subtitles": subtitles,
-        "video_features": video_features,
-        "text_features": text_features,
-    }
-    return _read(reading, folders, plus=True)
+    return _read(reading, subtitles, video_features, text_features)
 
 
 def _features(*, plus: bool, spoken: bool) -> datasets.Features:
@@ -255,13 +238,12 @@ SOURCE_FILES = {
     "test": "tvqa_test_public.jsonl",
 }
 PLUS_FILES = {"train": "tvqa_plus_train.json", "validation": "tvqa_plus_val.json"}
-TERMS = "see their agreement; the videos belong to the broadcasters"
 SOURCE = Source(
     name="tvqa",
     holds="questions with five answers on clips of six television series",
     splits=("train", "validation", "test"),
     origin="https://tvqa.cs.unc.edu",
-    terms=TERMS,
+    terms="see their agreement; the videos belong to the broadcasters",
     read=read,
     folder="tvqa",
     layout="tvqa_{train,val,test_public}.jsonl",
@@ -270,14 +252,12 @@ SOURCE = Source(
         SOURCE_FILES["test"]: "abe4718477756e9d37832e03b30718ce9096e41c103fa8297072c503d0264287"
     },
 )
-PLUS = Source(
+PLUS = dataclasses.replace(
+    SOURCE,
     name="tvqa-plus",
     holds="questions with five answers, spans and boxes on clips of The Big Bang Theory",
     splits=("train", "validation"),
     origin="https://tvqa.cs.unc.edu (TVQA+)",
-    terms=TERMS,
-    read=read_plus,
-    folder="tvqa",
     layout="tvqa_plus_{train,val}.json",
     split_files=PLUS_FILES,
     checksums={

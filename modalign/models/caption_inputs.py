@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_below
 from modalign.metrics.captions import caption_tokens
 from modalign.models.word_maps import PAD, UNKNOWN, require_word_map
 
@@ -133,11 +133,7 @@ def require_captions(
     b, t = captions.shape
     if not b or t < 2:
         raise ValueError(f"captions: expected a row of <start> and <end>, got {describe(captions)}")
-    if captions.min() < 0 or captions.max() >= vocabulary:
-        raise ValueError(
-            f"captions: expected tokens 0 to {vocabulary - 1}, got {int(captions.min())} to "
-            f"{int(captions.max())}"
-        )
+    require_below(captions, vocabulary, "captions", "tokens")
     if lengths.min() < 2 or lengths.max() > t:
         raise ValueError(
             f"lengths: expected 2 to {t} tokens, marks included, got {int(lengths.min())} to "

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe
+from modalign._checks import checked, describe, require_below
 from modalign.models.encoders import Encoder, EncoderConfig, EncoderOutput, ImageEncoder
 
 CLS, MASK = "[CLS]", "[MASK]"
@@ -221,12 +221,7 @@ class TextTransformer(nn.Module):
                 f"input_ids: expected texts of 1 to {longest} tokens (the position table's), got "
                 f"{describe(input_ids)}"
             )
-        low, high = (int(each) for each in input_ids.aminmax())
-        if low < 0 or high >= self.tokens.num_embeddings:
-            raise ValueError(
-                f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got {low} to "
-                f"{high}"
-            )
+        require_below(input_ids, self.tokens.num_embeddings, "input_ids", "tokens")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if not mask[:, 0].all():
             raise ValueError(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_finite
+from modalign._checks import checked, describe, require_below, require_finite
 
 
 class EncoderOutput(NamedTuple):
@@ -232,9 +232,7 @@ class VideoEncoder(_Small):
     Args:
         width: as in :class:`ImageEncoder`.
         hidden_size: d of the states.
-        in_channels: as in :class:`ImageEncoder`.
-        patch: as in :class:`ImageEncoder`.
-        stages: as in :class:`ImageEncoder`.
+        **options: ``in_channels``, ``patch`` and ``stages`` of :class:`ImageEncoder`.
 
     >>> VideoEncoder()(torch.zeros(2, 5, 3, 32, 32)).last_hidden_state.shape
     torch.Size([2, 5, 128])
@@ -242,17 +240,9 @@ class VideoEncoder(_Small):
 
     main_input_name = "pixel_values"
 
-    def __init__(
-        self,
-        width: int = 32,
-        hidden_size: int = 128,
-        in_channels: int = 3,
-        *,
-        patch: int = 4,
-        stages: int = 1,
-    ) -> None:
+    def __init__(self, width: int = 32, hidden_size: int = 128, **options: int) -> None:
         super().__init__(hidden_size)
-        self.frames = ImageEncoder(width, hidden_size, in_channels, patch=patch, stages=stages)
+        self.frames = ImageEncoder(width, hidden_size, **options)
         self.time = nn.Sequential(
             nn.Conv3d(hidden_size, hidden_size, (3, 1, 1), padding=(1, 0, 0), groups=hidden_size),
             nn.GroupNorm(1, hidden_size),
@@ -390,8 +380,7 @@ class TextEncoder(_Small):
 
     Args:
         vocabulary: number of tokens, ``tokenizer.get_vocab_size()``.
-        hidden_size: d of the states, even.
-        embedding: size of a token's embedding; ``hidden_size`` by default.
+        hidden_size: d of the states and of the tokens' embeddings, even.
 
     >>> encoder = TextEncoder(10, hidden_size=8)
     >>> encoder(torch.tensor([[3, 4, 5]])).pooler_output.shape
@@ -400,15 +389,12 @@ class TextEncoder(_Small):
 
     main_input_name = "input_ids"
 
-    def __init__(
-        self, vocabulary: int, hidden_size: int = 128, *, embedding: int | None = None
-    ) -> None:
+    def __init__(self, vocabulary: int, hidden_size: int = 128) -> None:
         super().__init__(hidden_size)
         if hidden_size % 2:
             raise ValueError(f"hidden_size: expected an even number, got {hidden_size}")
-        embedding = embedding or hidden_size
-        self.tokens = nn.Embedding(vocabulary, embedding)
-        self.gru = nn.GRU(embedding, hidden_size // 2, batch_first=True, bidirectional=True)
+        self.tokens = nn.Embedding(vocabulary, hidden_size)
+        self.gru = nn.GRU(hidden_size, hidden_size // 2, batch_first=True, bidirectional=True)
 
     @checked
     def forward(
@@ -417,12 +403,7 @@ class TextEncoder(_Small):
         attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
     ) -> EncoderOutput:
         lengths = _lengths(input_ids, attention_mask, "input_ids", "token")
-        lowest, highest = input_ids.aminmax()
-        if lowest < 0 or highest >= self.tokens.num_embeddings:
-            raise ValueError(
-                f"input_ids: expected tokens 0 to {self.tokens.num_embeddings - 1}, got "
-                f"{lowest.item()} to {highest.item()}"
-            )
+        require_below(input_ids, self.tokens.num_embeddings, "input_ids", "tokens")
         packed = nn.utils.rnn.pack_padded_sequence(
             self.tokens(input_ids),
             lengths.cpu(),

@@ -22,6 +22,7 @@ from modalign._checks import (
     describe,
     require_choice,
     require_finite,
+    require_lengths,
     require_positive,
     require_rows,
 )
@@ -686,13 +687,8 @@ def _require_reduced(
     ):
         if not x.numel():
             raise ValueError(f"{name}: expected one sample or more, got {describe(x)}")
-        _require_lengths(lengths, x.shape[1], f"{name.removesuffix('s')}_lengths")
+        require_lengths(lengths, x.shape[1], f"{name.removesuffix('s')}_lengths", least=1)
         require_finite(x, name)
-
-
-def _require_lengths(lengths: Tensor, longest: int, name: str) -> None:
-    if not ((lengths >= 1) & (lengths <= longest)).all():
-        raise ValueError(f"{name}: expected 1 to {longest}, got {lengths.tolist()}")
 
 
 def _require_fit(actions: Tensor, trail: Walk, lengths: Tensor, num_actions: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from modalign._checks import describe
+from modalign._checks import describe, require_below
 
 
 class Padded(NamedTuple):
@@ -77,11 +77,7 @@ def require_padded(
             raise ValueError(f"{name}: expected a mask of 0 and 1, got other numbers")
         mask = mask.bool()
     if tokens is not None:
-        if values.min() < 0 or values.max() >= tokens:
-            raise ValueError(
-                f"{name}: expected tokens 0 to {tokens - 1}, got {int(values.min())} to "
-                f"{int(values.max())}"
-            )
+        require_below(values, tokens, name, "tokens")
     elif not (values if leaks else values[mask]).isfinite().all():
         raise ValueError(f"{name}: expected finite features, got NaN or infinity")
     return Padded(values, mask)

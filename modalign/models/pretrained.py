@@ -25,7 +25,7 @@ from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from tqdm import tqdm
 
-from modalign._checks import describe
+from modalign._checks import describe, require_choice
 from modalign.data.audio import waveform
 from modalign.data.features import Attach, FeatureFile, written_whole
 from modalign.models.encoders import pooled as pooled_states
@@ -120,7 +120,7 @@ def encode(
             else:
                 write_matrices(whole, zip(dataset.with_format(None)[key], rows, strict=True))
     if pooled:
-        return _beside(dataset, path, name)
+        return _beside(dataset, path)
     return _attached(dataset, name, FeatureFile(path), f"{{{key}}}")
 
 
@@ -168,10 +168,7 @@ def _identity(
 
 def _kind(dataset: datasets.Dataset, column: str, name: str) -> str:
     """Whether a column holds pictures, sound or text."""
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"column: expected one of {', '.join(dataset.column_names)}, got {column!r}"
-        )
+    require_choice(column, dataset.column_names, "column")
     if name in dataset.column_names:
         raise ValueError(f"column: the data set has a column {name!r} already")
     if not len(dataset):
@@ -187,8 +184,7 @@ def _kind(dataset: datasets.Dataset, column: str, name: str) -> str:
 
 
 def _require_keys(dataset: datasets.Dataset, key: str) -> None:
-    if key not in dataset.column_names:
-        raise ValueError(f"key: expected one of {', '.join(dataset.column_names)}, got {key!r}")
+    require_choice(key, dataset.column_names, "key")
     values = list(dataset.with_format(None)[key])
     if len(set(values)) < len(values) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"key: expected texts that differ from row to row in {key!r}")
@@ -377,7 +373,7 @@ def write_matrices(path: pathlib.Path, rows: Iterator[tuple[str, np.ndarray]]) -
         shutil.copyfileobj(file, whole, 2**24)
 
 
-def _beside(dataset: datasets.Dataset, path: pathlib.Path, name: str) -> datasets.Dataset:
+def _beside(dataset: datasets.Dataset, path: pathlib.Path) -> datasets.Dataset:
     """The rows with the vectors of a file."""
     vectors = datasets.Dataset.from_file(str(path))
     if len(vectors) != len(dataset):

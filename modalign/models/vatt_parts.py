@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_choice
+from modalign._checks import checked, describe, require_below, require_choice
 
 SUMMARIES = ("token", "mean")
 
@@ -125,13 +125,7 @@ class Words(nn.Module):
         found, most = input_ids.shape[1], len(self.positions)
         if not 1 <= found <= most:
             raise ValueError(f"input_ids: expected texts of 1 to {most} words, got {found}")
-        if input_ids.numel():
-            low, high = (int(each) for each in input_ids.aminmax())
-            if low < 0 or high >= self.table.num_embeddings:
-                raise ValueError(
-                    f"input_ids: expected words 0 to {self.table.num_embeddings - 1}, got {low} "
-                    f"to {high}"
-                )
+        require_below(input_ids, self.table.num_embeddings, "input_ids", "words")
         return self.table(input_ids) + self.positions[:found]
 
 

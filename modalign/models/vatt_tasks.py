@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalign._checks import checked, describe, require_choice, require_finite
+from modalign._checks import checked, describe, require_below, require_choice, require_finite
 from modalign.metrics import Ranking, accuracy, retrieval
 from modalign.models.vatt import Vatt
+from modalign.training.setting import in_mode
 
 Modality = Literal["video", "audio"]
 
@@ -35,12 +36,9 @@ def features(
     if not len(inputs):
         raise ValueError(f"inputs: expected one or more, got {describe(inputs)}")
     encode = model.see if modality == "video" else model.hear
-    before, place = model.training, next(model.parameters()).device
-    model.eval()
-    try:
+    place = next(model.parameters()).device
+    with in_mode(model, training=False):
         return torch.cat([encode(each.to(place)).cpu() for each in inputs.split(part)])
-    finally:
-        model.train(before)
 
 
 @checked
@@ -114,13 +112,8 @@ class Classifier(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of ``label`` (b,) by ``inputs``."""
-        label, classes = batch["label"], self.head.out_features
-        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
-            raise ValueError(
-                f"label: expected classes 0 to {classes - 1}, got {int(label.min())} to "
-                f"{int(label.max())}"
-            )
-        return {"loss": functional.cross_entropy(self(batch["inputs"]), label)}
+        require_below(batch["label"], self.head.out_features, "label", "classes")
+        return {"loss": functional.cross_entropy(self(batch["inputs"]), batch["label"])}
 
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Int[Tensor, "b"]:
@@ -143,18 +136,15 @@ def unit_vectors(
     Raises:
         ValueError: for a row without sound or first text.
     """
-    before, place = model.training, next(model.parameters()).device
-    model.eval()
+    place = next(model.parameters()).device
     found = []
-    try:
+    with in_mode(model, training=False):
         for rows in torch.arange(len(batch["video"])).split(part):
             spaces = model.embed({name: each[rows].to(place) for name, each in batch.items()})
             if not (spaces.has_audio.all() and spaces.has_text[:, 0].all()):
                 raise ValueError("batch: expected a sound and a first text in every row")
             z = (spaces.video_va, spaces.audio_va, spaces.video_vt, spaces.text_vt[:, 0])
             found.append([each.cpu() for each in z])
-    finally:
-        model.train(before)
     va, a, vt, t = (torch.cat(each) for each in zip(*found, strict=True))
     return va, a, vt, t
 

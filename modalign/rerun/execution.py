@@ -7,7 +7,6 @@ import contextlib
 import copy
 import dataclasses
 import datetime
-import errno
 import fcntl
 import html
 import json
@@ -666,7 +665,8 @@ def keep(plan: Plan, made: Execution, output: Path, root: Path) -> Result:
     try:
         _place(texts, output, plan.name, name)
     except OSError as error:
-        raise OSError(rescue(texts, output / name, error)) from None
+        refused = records.cannot_write(output / name, error)
+        raise OSError(rescue(texts, output / name, refused)) from None
     if made.failure is None:
         _remove(output / f"{plan.name}.failed")
     return Result(output / name)
@@ -695,9 +695,9 @@ def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
     Args:
         texts: of the files, by name.
         place: the folder in which they belong.
-        error: why they cannot be written there.
+        error: of :func:`modalign.records.cannot_write`.
     """
-    problem = f"output: cannot write {place}: {error.strerror or error}{_room(place, error)}"
+    problem = f"output: {error.strerror}"
     tried = dict.fromkeys([Path(tempfile.gettempdir()), Path.home(), Path.cwd()])
     for folder in tried:
         kept = Path(folder, f"modalign-rescued-{uuid.uuid4().hex[:8]}")
@@ -712,17 +712,6 @@ def rescue(texts: Mapping[str, str], place: Path, error: OSError) -> str:
     return f"{problem}. The results are lost: there was no room in {where} either"
 
 
-def _room(place: Path, error: BaseException) -> str:
-    """The room left on the disk of a path, if the error says that it is full."""
-    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
-        return ""
-    there = next(each for each in (place, *place.parents) if each.exists())
-    with contextlib.suppress(OSError):
-        usage = shutil.disk_usage(there)
-        return f" ({usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB are free there)"
-    return ""
-
-
 def output_folder(output: Folder) -> Path:
     """Make the folder for runs and try to write there, before anything is computed.
 
@@ -731,16 +720,13 @@ def output_folder(output: Folder) -> Path:
     """
     try:
         # links are followed once, so that a run is made on the disk on which it stays
-        folder = Path(output).resolve()
+        folder = Path(os.path.realpath(output))
         (folder / LOCKS).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"0" * 2**16)
             probe.flush()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"output: cannot write to {output}: {reason}{_room(Path(output), error)}"
-        ) from None
+    except OSError as error:
+        raise OSError(f"output: {records.cannot_write(Path(output), error).strerror}") from None
     return folder
 
 

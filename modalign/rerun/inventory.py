@@ -66,12 +66,12 @@ def book_root(root: Folder | None = None) -> Path:
     )
 
 
-def notebooks(root: Path) -> list[Path]:
-    """The notebooks of the table of contents, in its order.
+def page_names(root: Path) -> list[str]:
+    """The pages of the table of contents, in its order: paths without suffix.
 
     Raises:
         OSError: if the table cannot be read.
-        ValueError: if it is of another shape, or two notebooks share a name.
+        ValueError: if it is of another shape.
     """
     contents = root / "_toc.yml"
 
@@ -83,17 +83,27 @@ def notebooks(root: Path) -> list[Path]:
             for key in ("root", "file"):
                 if key in node and not isinstance(node[key], str):
                     raise ValueError(f"{contents}: {key}: expected a path, got {node[key]!r:.80}")
-                yield from [node[key]] if key in node else []
+                yield from [node[key].removesuffix(".ipynb")] if key in node else []
             yield from names([child for child in node.values() if not isinstance(child, str)])
 
     held = read_yaml(contents)
     if not isinstance(held, dict):
         raise ValueError(f"{contents}: expected a mapping with the key root, got {_brief(held)}")
-    places = (root / f"{name.removesuffix('.ipynb')}.ipynb" for name in names(held))
+    return list(names(held))
+
+
+def notebooks(root: Path) -> list[Path]:
+    """The notebooks of the table of contents, in its order.
+
+    Raises:
+        OSError: if the table cannot be read.
+        ValueError: if it is of another shape, or two notebooks share a name.
+    """
     found: dict[str, Path] = {}
-    for path in places:
+    for path in (root / f"{name}.ipynb" for name in page_names(root)):
         if path.exists() and found.setdefault(path.stem, path) != path:
-            raise ValueError(f"{contents}: {found[path.stem]} and {path} are chapters of one name")
+            where = root / "_toc.yml"
+            raise ValueError(f"{where}: {found[path.stem]} and {path} are chapters of one name")
     return list(found.values())
 
 
@@ -670,23 +680,6 @@ def write_cost(provenance: Mapping[str, typing.Any], root: Folder | None = None)
     wanted = ("key", "seconds", "peak_memory_mib", "device", "machine", "commit", "date")
     held[provenance["preset"]] = {name: provenance[name] for name in wanted}
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, json.dumps(held, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(held, indent=2, sort_keys=True) + "\n"
+    records.write_whole(path, text.encode())
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written; names the file.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import yaml
 
+from modalign import records
 from modalign.course.source import without_markers
 from modalign.rerun import inventory, publishing, reading
 from modalign.rerun.execution import Result, glued, scratch_folder
@@ -136,7 +137,7 @@ def write_downloads(root: Path, sources: Mapping[Path, Path], folder: Path) -> N
         held = inventory.read_notebook(source)
         made = plain.plain(held, glued(held), known, notebook.parent)
         text = nbformat.writes(made, version=4) + "\n"
-        inventory.write_whole(folder / notebook.relative_to(root), text)
+        records.write_whole(folder / notebook.relative_to(root), text.encode())
 
 
 def build(source: Path, output: Path, *options: str) -> int:

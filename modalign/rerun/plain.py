@@ -110,14 +110,10 @@ def _labels(texts: list[str]) -> Iterator[tuple[str, str]]:
         elif equation := LABELLED.match(line):
             equations += 1
             yield equation[1], f"({equations})"
-        elif fence := FENCE.match(line):
+        elif (fence := FENCE.match(line)) and fence[2] == "exercise":
             found, _ = _block(lines, place)
-            if fence[2] == "math" and "label" in found.options:
-                equations += 1
-                yield found.options["label"], f"({equations})"
-            elif fence[2] == "exercise":
-                exercises += 1
-                yield found.options["label"], f"Exercise {exercises} ({found.argument})"
+            exercises += 1
+            yield found.options["label"], f"Exercise {exercises} ({found.argument})"
 
 
 def _figures(notebook: nbformat.NotebookNode, chapter: int | None) -> Iterator[tuple[str, str]]:
@@ -159,14 +155,12 @@ def _macros(path: Path) -> dict[str, tuple[str, int]]:
 def _works(path: Path) -> dict[str, tuple[str, str]]:
     from pybtex.database import parse_file
 
+    from modalign.rerun import bibliography
+
     if not path.exists():
         return {}
-    found = {}
-    for key, entry in parse_file(str(path)).entries.items():
-        people = [" ".join(map(str, each.rich_last_names)) for each in entry.persons["author"]]
-        who = people[0] if len(people) == 1 else f"{people[0]} and {people[1]}"
-        found[key] = (f"{people[0]} et al." if len(people) > 2 else who, entry.fields["year"])
-    return found
+    works = parse_file(str(path)).entries.items()
+    return {key: (bibliography.names(entry), entry.fields["year"]) for key, entry in works}
 
 
 def plain(
@@ -274,10 +268,7 @@ def _directive(
     def within() -> list[str]:
         return _render(found.body, known, values, attached)
 
-    name, label = found.name, found.options.get("label", "")
-    if name == "math":
-        body = [_expand(line, known) for line in found.body if line]
-        return ["$$", *body, *_tag(label, known), "$$"]
+    name = found.name
     if name == "code-block":
         return [f"```{found.argument}", *found.body, "```"]
     if name in ("image", "figure"):
@@ -287,13 +278,12 @@ def _directive(
         caption = _numbered(found.options.get("name", ""), within(), known)
         return [f"![{alt}](attachment:{path.name})", "", *caption]
     if name == "exercise":
-        return [f"**{known.labels.get(label, found.argument)}**", "", *within()]
-    solved = f"Solution to {known.labels.get(found.argument, found.argument)}"
-    if name in ("hint", "solution"):
-        word = "Hint" if name == "hint" else solved
-        return ["<details>", f"<summary>{word}</summary>", "", *within(), "", "</details>"]
+        title = known.labels.get(found.options.get("label", ""), found.argument)
+        return [f"**{title}**", "", *within()]
+    if name == "hint":
+        return ["<details>", "<summary>Hint</summary>", "", *within(), "", "</details>"]
     if name == "solution-start":
-        return [f"**{solved}**"]
+        return [f"**Solution to {known.labels.get(found.argument, found.argument)}**"]
     if name == "solution-end":
         return [""]
     if name == "admonition":
@@ -319,7 +309,7 @@ def _role(found: re.Match[str], known: Names, values: Mapping[str, typing.Any]) 
     if role == "glue:text":
         name, _, form = content.partition(":")
         return format(values[name], form) if name in values else as_typed
-    if role in ("eq", "ref", "numref"):
+    if role in ("eq", "ref"):
         return text or known.labels.get(target, as_typed)
     if role == "doc":
         page = target.lstrip("/").removeprefix("../")

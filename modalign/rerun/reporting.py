@@ -70,28 +70,33 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
-def _counted(number: int, what: str = "run") -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"
+
+
+def _named(path: Path) -> tuple[list[str], dict[str, list[typing.Any]]]:
+    """The names of the runs of a folder or of a sweep's file, and the grid of the latter."""
+    if path.is_dir():
+        # a name that begins with a dot is being written
+        return sorted(each.parent.name for each in path.glob("[!.]*/provenance.json")), {}
+    if not path.is_file():
+        raise FileNotFoundError(f"report: there is no {path}: expected a sweep's file or a folder")
+    held = read_yaml(path)
+    if not isinstance(held, dict) or not isinstance(held.get("runs"), list):
+        raise ValueError(f"report: {path} names no runs; give the file that the sweep wrote")
+    for name in held["runs"]:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"report: {path}: runs: expected names of runs, got {name!r:.80}")
+    grid = held["grid"].items() if isinstance(held.get("grid"), dict) else ()
+    return held["runs"], {
+        name: values for name, values in grid if isinstance(values, list) and values
+    }
 
 
 def _runs(path: Path) -> _Set:
     """The finished runs of a sweep's file or of a folder, and remarks on the others."""
-    grid: object = {}
-    if path.is_dir():
-        # a name that begins with a dot is being written
-        names = sorted(each.parent.name for each in path.glob("[!.]*/provenance.json"))
-        folder = path
-    elif path.is_file():
-        folder, held = path.parent, read_yaml(path)
-        if not isinstance(held, dict) or not isinstance(held.get("runs"), list):
-            raise ValueError(f"report: {path} names no runs; give the file that the sweep wrote")
-        names = held["runs"]
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise ValueError(f"report: {path}: runs: expected names of runs, got {name!r:.80}")
-        grid = held.get("grid")
-    else:
-        raise FileNotFoundError(f"report: there is no {path}: expected a sweep's file or a folder")
+    names, grid = _named(path)
+    folder = path if path.is_dir() else path.parent
     found: dict[str, Result] = {}
     codes: dict[str, tuple[str, str]] = {}
     left: dict[str, list[str]] = {"failed": [], "missing": [], "damaged": [], "copies": []}
@@ -124,13 +129,7 @@ def _runs(path: Path) -> _Set:
     of = sorted({run.chapter for run in found.values()})
     if len(of) > 1:
         raise ValueError(f"report: {path} has runs of {', '.join(of)}; give one sweep's file")
-    lists = grid.items() if isinstance(grid, dict) else ()
-    return _Set(
-        list(found.values()),
-        remarks,
-        {name: values for name, values in lists if isinstance(values, list) and values},
-        codes,
-    )
+    return _Set(list(found.values()), remarks, grid, codes)
 
 
 def _code(run: Result) -> tuple[str, str]:
@@ -671,12 +670,10 @@ def _origin(runs: Sequence[Result]) -> list[str]:
     counts: dict[str, int] = {}
     for run in runs:
         made = run.provenance
-        machine = made["machine"]
         commit = made["commit"] or f"no commit: {made.get('no_commit', 'none was recorded')}"
         line = (
             f"made with modalign {made['version']} ({commit}), Python "
-            f"{made['python']}, torch {made['libraries']['torch']}, on {machine['processor']}, "
-            f"{machine['cores']} cores, {made['device']}"
+            f"{made['python']}, torch {made['libraries']['torch']}, on {inventory.place_text(made)}"
         )
         counts[line] = counts.get(line, 0) + 1
     return [f"{_counted(count)} {line}" for line, count in counts.items()]

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from modalign.metrics import SYMBOLS, Interval, Verdict, of_readings
+from modalign.metrics import SYMBOLS, Interval, Verdict, difference, of_readings
 
 
 class Claim(NamedTuple):
@@ -67,21 +67,22 @@ def judged(
     rows = []
     for name, reading, interval, pairs in found:
         claim = claims[name]
-        said = verdict(claim, interval)
-        rows.append(
-            {
-                "claim": name,
-                "reading": reading,
-                **interval._asdict(),
-                "pairs": pairs,
-                "smallest": claim.smallest,
-                "verdict": said,
-                "seeds": interval.seeds_to_decide(pairs, smallest=claim.smallest)
-                if said == "undecided" and claim.smallest
-                else None,
-            }
-        )
+        judgement = with_seeds(interval, verdict(claim, interval), pairs, claim.smallest)
+        rows.append({"claim": name, "reading": reading, **judgement})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def with_seeds(interval: Interval, said: Verdict, pairs: int, smallest: float) -> dict[str, Any]:
+    """An interval and its verdict, and the number of seeds that would decide an undecided one."""
+    undecided = said == "undecided" and smallest
+    seeds = interval.seeds_to_decide(pairs, smallest=smallest) if undecided else None
+    return {**interval._asdict(), "pairs": pairs, "smallest": smallest, "verdict": said,
+            "seeds": seeds}  # fmt: skip
+
+
+def paired(a: pd.Series, b: pd.Series) -> tuple[Interval, int]:
+    """The interval of ``a`` minus ``b``, a value a seed each, and how many pairs there are."""
+    return difference(a.to_dict(), b.to_dict()), len(a)
 
 
 class Reading(NamedTuple):

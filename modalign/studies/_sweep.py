@@ -42,6 +42,12 @@ class Task(NamedTuple):
     setting: Any
     checkpoint: pathlib.Path
 
+    def named(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table with the run's ``row`` and ``seed`` as its first columns."""
+        table.insert(0, "row", self.row)
+        table.insert(1, "seed", self.setting.seed)
+        return table
+
 
 Work = Callable[[Task], pd.DataFrame]
 Shorter = Callable[[Any], Iterable[Any]]
@@ -58,14 +64,17 @@ def settings_of(
     ]
 
 
-def fixed_by(
-    make: Callable[..., Seeded], grid: Mapping[str, Sequence[Any]], *varied: str
-) -> dict[str, Any]:
-    """The parameters that all runs share: without the seed, and those of the grid or ``varied``."""
-    single = {name: values[0] for name, values in grid.items() if len(values) == 1}
-    changes = {"seed", *varied, *(grid.keys() - single.keys())}
-    usual = dataclasses.asdict(make(**single))
-    return {name: value for name, value in usual.items() if name not in changes}
+def fixed_in(setting: Seeded, *varied: str) -> dict[str, Any]:
+    """The fields of a setting but the seed, and those that vary."""
+    fields = dataclasses.asdict(setting)
+    return {name: value for name, value in fields.items() if name not in ("seed", *varied)}
+
+
+def shared_by(settings: Sequence[Seeded]) -> dict[str, Any]:
+    """The fields that are the same in all settings, but the seed."""
+    fields = [dataclasses.asdict(each) for each in settings]
+    varied = [name for name in fields[0] if any(each[name] != fields[0][name] for each in fields)]
+    return fixed_in(settings[0], *varied)
 
 
 def record(

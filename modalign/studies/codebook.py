@@ -334,8 +334,7 @@ def record(
         rows: switches by name.
         **options: of :class:`Setting`, for every row.
     """
-    usual = dataclasses.asdict(Setting(**options))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(**options))
     _sweep.record(
         _measured,
         [

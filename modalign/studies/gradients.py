@@ -37,9 +37,9 @@ from torch.nn import functional
 from modalign import records
 from modalign._checks import require_choice, require_positive
 from modalign.gradients import GradientCurriculum, harmonized_backward, sample_cosines
-from modalign.metrics import difference, retrieval, seed_interval
+from modalign.metrics import retrieval, seed_interval
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, with_criteria
+from modalign.studies._claims import Claim, Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
 
@@ -379,9 +379,7 @@ def averaging(task: Task) -> pd.DataFrame:
     ranks = pd.DataFrame({"weights": single.numpy(), "features": pool.by_features.numpy()})
     table["proxy"] = float(ranks.rank().corr().iloc[0, 1])
     table["same_sign"] = 100 * float((np.sign(ranks.weights) == np.sign(ranks.features)).mean())
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def rules(task: Task) -> pd.DataFrame:
@@ -412,8 +410,7 @@ def record(
             for seed in range(seeds)
             for row, switches in rows.items()
         ]
-        usual = dataclasses.asdict(Setting(**options))
-        del usual["seed"]
+        usual = _sweep.fixed_in(Setting(**options))
         _sweep.record(
             work,
             tasks,
@@ -426,21 +423,20 @@ def record(
 
 def _averaging_readings(table: pd.DataFrame) -> Iterator[Reading]:
     for row, part in table.groupby("row", sort=False):
-        apart = (part.assign(d=(part.conflicts - 50).abs())).pivot(
+        distance = (part.assign(d=(part.conflicts - 50).abs())).pivot(
             index="seed", columns="size", values="d"
         )
-        sizes = difference(apart[128].to_dict(), apart[1].to_dict())
+        sizes, pairs = paired(distance[128], distance[1])
         proxy = seed_interval(part[part["size"] == 1].proxy - 0.5)
         for claim, found in (("averaging", sizes), ("proxy", proxy)):
-            yield Reading(claim, str(row), DECLARED[claim], found, len(apart))
+            yield Reading(claim, str(row), DECLARED[claim], found, pairs)
 
 
 def _rule_readings(table: pd.DataFrame) -> Iterator[Reading]:
     runs = {row: part.set_index("seed")[MEASURE] for row, part in table.groupby("row")}
     for claim, (better, worse) in CONTRASTS.items():
-        found = difference(runs[better].to_dict(), runs[worse].to_dict())
         declared = DECLARED[claim]
-        yield Reading(claim, declared.contrast, declared, found, len(runs[better]))
+        yield Reading(claim, declared.contrast, declared, *paired(runs[better], runs[worse]))
 
 
 SHOWN = ["claim", "contrast", "smallest", "mean", "low", "high", "verdict"]

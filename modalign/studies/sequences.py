@@ -25,14 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign import players, records
-from modalign._checks import require_choice, require_finite
+from modalign._checks import require_choice, require_finite, require_lengths
 from modalign.lars import LARS
-from modalign.metrics import difference
 from modalign.normalization import LayerNormLSTM, SequenceBatchNorm
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, decided, judged
-from modalign.studies._sweep import Task, fixed_by, settings_of
-from modalign.training import DivergenceError
+from modalign.studies._claims import Claim, decided, judged, paired
+from modalign.studies._sweep import Task, settings_of, shared_by
+from modalign.training import DivergenceError, seeded
 
 Kind = Literal["towers", "sequences"]
 Optimizer = Literal["sgd", "adam", "lars"]
@@ -120,12 +119,6 @@ def sample(
     return Data(video, video_lengths, text, text_lengths, score.argmax(1))
 
 
-def _require_steps(x: Tensor, lengths: Tensor) -> None:
-    """Refuse sequences of no step, of which there is no mean."""
-    if not ((lengths >= 1) & (lengths <= x.shape[1])).all():
-        raise ValueError(f"lengths: expected 1 to {x.shape[1]} steps, got {lengths.tolist()!r:.60}")
-
-
 class OutputNorm(nn.Module):
     """One of the normalisations of an LSTM's outputs, or none."""
 
@@ -163,7 +156,7 @@ class Reader(nn.Module):
         return outputs, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        _require_steps(x, lengths)
+        require_lengths(lengths, x.shape[1], "lengths", least=1)  # of no step there is no mean
         outputs, valid = self.steps(x, lengths)
         return (outputs * valid[..., None]).sum(1) / lengths[:, None]
 
@@ -178,7 +171,7 @@ class Tower(nn.Module):
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        _require_steps(x, lengths)
+        require_lengths(lengths, x.shape[1], "lengths", least=1)
         return self.layers(x.sum(1) / lengths[:, None])
 
 
@@ -231,17 +224,17 @@ def accuracy(network: Pair, data: Data, *, shuffled: str | None = None) -> float
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    """Norm of all the numbers in a list of tensors."""
-    return torch.stack(torch._foreach_norm(tensors)).norm().item()
+    return nn.utils.get_total_norm(tensors).item()
 
 
 @torch.no_grad()
 def _sizes(name: str, ws: list[Tensor], before: list[Tensor]) -> dict[str, float]:
     """|w| / |gradient|, undefined if that is 0, and |step| / |w|."""
     norm, gradient = _norm(before), _norm([w.grad for w in ws if w.grad is not None])
+    steps = [w - old for w, old in zip(ws, before, strict=True)]
     return {
         f"ratio_{name}": norm / gradient if gradient else float("nan"),
-        f"pace_{name}": _norm(list(torch._foreach_sub(ws, before))) / norm,
+        f"pace_{name}": _norm(steps) / norm,
     }
 
 
@@ -279,9 +272,7 @@ def train(setting: Setting) -> pd.DataFrame:
         rows(data, slice(start, end)) for start, end in ((2000, None), (0, 1000), (1000, 2000))
     )
     generator = torch.Generator().manual_seed(setting.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setting.seed)
-        network = Pair(setting)
+    network = seeded(lambda: Pair(setting), setting.seed)
     optimizer = optimizer_for(setting, network)
     readers: dict[str, list[Tensor]] = {n: [*network.readers[n].parameters()] for n in MODALITIES}
     history: list[dict[str, Any]] = []
@@ -397,109 +388,41 @@ class Contrast(NamedTuple):
     smallest: float
 
 
-def _normalized(claim: str, says: str, paper: str, *rest: Any) -> Contrast:
-    return Contrast(claim, says, paper, "norms", *rest)
-
-
-def _paced(claim: str, says: str, paper: str, *rest: Any) -> Contrast:
-    return Contrast(claim, says, paper, "pace", *rest)
-
-
+TABLE_2, TABLE_3 = "21.7 to 30.6, Table 2", "1.9 to 1.5, Table 3"
+CLOSER = "LARS brings the ratios closer"
 CONTRASTS: tuple[Contrast, ...] = (
     *(
-        _paced(
-            "3.2",
-            f"LARS beats SGD at unit {unit:g}",
-            "poorly scaled layers can be optimised, 3.2",
-            "test",
-            ("lars", unit),
-            ("sgd", unit),
-            0.05,
-        )
+        Contrast("3.2", f"LARS beats SGD at unit {unit:g}",
+                 "poorly scaled layers can be optimised, 3.2",
+                 "pace", "test", ("lars", unit), ("sgd", unit), 0.05)
         for unit in (0.03, 0.001)
     ),
     *(
-        _paced(
-            "c29",
-            f"LARS beats Adam, towers at unit {unit:g}",
-            "21.7 to 30.6, Table 2",
-            "test",
-            ("lars", unit),
-            ("adam", unit),
-            0.089,
-        )
+        Contrast("c29", f"LARS beats Adam, towers at unit {unit:g}", TABLE_2,
+                 "pace", "test", ("lars", unit), ("adam", unit), 0.089)
         for unit in (1.0, 0.03, 0.001)
     ),
-    _normalized(
-        "c29",
-        "LARS beats Adam, LSTMs with SBN",
-        "21.7 to 30.6, Table 2",
-        "test",
-        ("lars", "sbn"),
-        ("adam", "sbn"),
-        0.089,
-    ),
-    _paced(
-        "c30b",
-        "LARS brings the ratios closer, towers",
-        "1.9 to 1.5, Table 3",
-        "in step",
-        ("lars", 1.0),
-        ("adam", 1.0),
-        0.236,
-    ),
+    Contrast("c29", "LARS beats Adam, LSTMs with SBN", TABLE_2,
+             "norms", "test", ("lars", "sbn"), ("adam", "sbn"), 0.089),
+    Contrast("c30b", f"{CLOSER}, towers", TABLE_3,
+             "pace", "in step", ("lars", 1.0), ("adam", 1.0), 0.236),
     *(
-        _normalized(
-            "c30b",
-            f"LARS brings the ratios closer, LSTMs, {norm}",
-            "1.9 to 1.5, Table 3",
-            "in step",
-            ("lars", norm),
-            ("adam", norm),
-            0.236,
-        )
+        Contrast("c30b", f"{CLOSER}, LSTMs, {norm}", TABLE_3,
+                 "norms", "in step", ("lars", norm), ("adam", norm), 0.236)
         for norm in ("none", "sbn")
     ),
-    _normalized(
-        "c31a",
-        "SBN beats LN under LARS",
-        "25.9 to 30.6, Table 4",
-        "test",
-        ("lars", "sbn"),
-        ("lars", "ln"),
-        0.047,
-    ),
-    _normalized(
-        "c31b",
-        "LN beats SBN under Adam",
-        "21.7 to 23.6, Table 4",
-        "test",
-        ("adam", "ln"),
-        ("adam", "sbn"),
-        0.019,
-    ),
+    Contrast("c31a", "SBN beats LN under LARS", "25.9 to 30.6, Table 4",
+             "norms", "test", ("lars", "sbn"), ("lars", "ln"), 0.047),
+    Contrast("c31b", "LN beats SBN under Adam", "21.7 to 23.6, Table 4",
+             "norms", "test", ("adam", "ln"), ("adam", "sbn"), 0.019),
     *(
-        _normalized(
-            "3.4",
-            f"LN of the outputs is worse than {other}",
-            "performed poorly, 3.4",
-            "test",
-            ("lars", other),
-            ("lars", "ln of outputs"),
-            0.02,
-        )
+        Contrast("3.4", f"LN of the outputs is worse than {other}", "performed poorly, 3.4",
+                 "norms", "test", ("lars", other), ("lars", "ln of outputs"), 0.02)
         for other in ("none", "ln")
     ),
     *(
-        _normalized(
-            f"c34{part}",
-            f"{says}, {name} under {optimizer}",
-            "Figure 5",
-            f"{measure}_{name}",
-            (optimizer, "sbn"),
-            (optimizer, "none"),
-            smallest,
-        )
+        Contrast(f"c34{part}", f"{says}, {name} under {optimizer}", "Figure 5",
+                 "norms", f"{measure}_{name}", (optimizer, "sbn"), (optimizer, "none"), smallest)
         for part, says, measure, smallest in (
             ("a", "SBN brings means nearer to 0", "centred", 0.05),
             ("b", "SBN raises variances", "variance", 0.3),
@@ -507,7 +430,7 @@ CONTRASTS: tuple[Contrast, ...] = (
         for optimizer in ("adam", "lars")
         for name in MODALITIES
     ),
-)
+)  # fmt: skip
 """The paper's statements on the ingredients, in this small world.
 
 Each contrast was declared, with its smallest effect of interest, before the sweeps ``fair-pace``
@@ -517,6 +440,10 @@ outputs' means. Every combination has the same number of rates for each optimise
 one with the best mean validation accuracy counts. On the older tables no smallest effect had been
 set, so that nothing there is absent. Claims of the whole network are decided in the next chapter.
 """
+
+
+def _table(name: str, fair: bool) -> str:
+    return f"sequences/{'fair-' if fair else ''}{name}"
 
 
 def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataFrame:
@@ -544,9 +471,9 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
         if each.table not in runs:
             continue
         sides = (runs[each.table][side][each.measure] for side in (each.better, each.worse))
-        found = difference(*(side.to_dict() for side in sides))
-        rates = RATES[f"sequences/{'fair-' if fair else ''}{each.table}"]
-        trials = " and ".join(str(len(rates[side[0]])) for side in (each.better, each.worse))
+        found, pairs = paired(*sides)
+        table = _table(each.table, fair)
+        trials = " and ".join(str(len(RATES[table][side[0]])) for side in (each.better, each.worse))
         claim = Claim(
             says=each.says,
             paper=each.paper,
@@ -554,9 +481,8 @@ def claims(tables: Mapping[str, pd.DataFrame], *, fair: bool = True) -> pd.DataF
             contrast=f"{each.better} minus {each.worse}",
             budget=f"{trials} rates, the best on validation",
             smallest=each.smallest if fair else 0.0,
-            table=f"sequences/{'fair-' if fair else ''}{each.table}",
+            table=table,
         )
-        pairs = len(runs[each.table][each.better])
         rows.append(judged({each.claim: claim}, [(each.claim, each.says, found, pairs)]))
     return pd.concat(rows, ignore_index=True)
 
@@ -574,17 +500,13 @@ def readings(folder: str | pathlib.Path | None = None, *, first: bool = False) -
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     found = []
     for name in ("pace", "norms"):
-        fair = not first and (root / f"sequences/fair-{name}.json").exists()
-        table = records.load(f"sequences/{'fair-' if fair else ''}{name}", folder=folder)
+        fair = not first and (root / f"{_table(name, True)}.json").exists()
+        table = records.load(_table(name, fair), folder=folder)
         offered = {len(rates) for rates in table.attrs["parameters"]["rates"].values()}
         trials = " or ".join(map(str, sorted(offered)))
         budget = f"{trials} rates, {table.seed.nunique()} seeds"
-        about = {
-            "fair": fair,
-            "budget": budget,
-            "table": f"sequences/{'fair-' if fair else ''}{name}",
-        }
-        found.append(claims({name: table}, fair=fair).assign(**about))
+        rows = claims({name: table}, fair=fair)
+        found.append(rows.assign(fair=fair, budget=budget, table=_table(name, fair)))
     rows = pd.concat(found, ignore_index=True)
     return rows.sort_values("claim", kind="stable", ignore_index=True)
 
@@ -645,14 +567,14 @@ def record(
     """
     drawn = range(seeds) if isinstance(seeds, int) else list(seeds)
     for name in names:
-        grid = GRIDS[name]
-        fixed = fixed_by(Setting, grid, "learning_rate")
+        runs = settings(name, drawn)
+        fixed = shared_by(runs)
         given = seeds if isinstance(seeds, int) else drawn
         _sweep.record(
             _last,
-            [(run.optimizer, run) for run in settings(name, drawn)],
+            [(run.optimizer, run) for run in runs],
             name,
-            parameters={"grid": grid, "rates": RATES[name], "seeds": given, "fixed": fixed},
+            parameters={"grid": GRIDS[name], "rates": RATES[name], "seeds": given, "fixed": fixed},
             drop=[*fixed, "epoch"],
             jobs=jobs,
         )
@@ -669,7 +591,7 @@ def record_fair(
     400 runs of 2.3 s (``norms``) and 432 of 1 s (``pace``): 16 and 7 core minutes. A sweep that was
     stopped goes on where it was.
     """
-    record([f"sequences/fair-{name}" for name in names], seeds=seeds, jobs=jobs)
+    record([_table(name, True) for name in names], seeds=seeds, jobs=jobs)
 
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0)

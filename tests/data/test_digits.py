@@ -173,6 +173,6 @@ def test_sound_is_decoded_from_bytes_and_channels_are_averaged():
         data.waveform({"bytes": file.getvalue(), "path": None}, rate=-1)
 
 
-def test_pictures_are_grey(tmp_path):
+def test_pictures_are_grey():
     assert isinstance(data.load("digits")[0]["image"], PIL.Image.Image)
     assert data.load("digits")[0]["image"].mode == "L"

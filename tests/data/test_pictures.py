@@ -164,7 +164,7 @@ def test_flickr8k_of_kaggle_is_read(kaggle):
     data.check("flickr8k", folder=kaggle, layout="kaggle")
 
 
-def test_both_layouts_give_the_same_rows(kaggle, tmp_path):
+def test_both_layouts_give_the_same_rows(kaggle):
     text = kaggle / "text"
     text.mkdir()
     for split, name in (("train", "a"), ("dev", "b"), ("test", "c")):

@@ -24,6 +24,6 @@ def test_options_reach_the_world(tmp_path):
     assert [len(row["objects"]) for row in rows] == known
 
 
-def test_an_unknown_option_is_refused(tmp_path):
+def test_an_unknown_option_is_refused():
     with pytest.raises(ValueError, match="did you mean 'length'"):
         load("shapes", "train", lenght=5)

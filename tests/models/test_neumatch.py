@@ -361,8 +361,8 @@ def test_walk_follows_each_action():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({1: torch.tensor([0, 4])}, "clip_lengths: expected 1 to 5, got \\[0, 4\\]"),
-        ({3: torch.tensor([3, 9])}, "snippet_lengths: expected 1 to 3"),
+        ({1: torch.tensor([0, 4])}, "clip_lengths: expected 1 to 5 steps, got 0 in sequence 0"),
+        ({3: torch.tensor([3, 9])}, "snippet_lengths: expected 1 to 3 steps, got 9 in sequence 1"),
         ({4: torch.tensor([[0] * 6, [0] * 6])}, "sample 0 has \\[5, 3\\] clips and snippets"),
         (
             {4: torch.tensor([[1, 1, 1, 2], [0] * 4])},

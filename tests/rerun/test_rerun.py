@@ -361,9 +361,9 @@ def test_any_text_stays_data(tiny_book, tmp_path):
         (["tiny", "-p", "seed=1", "-p", "seed", "2"], "seed: given twice"),
         (["tiny", "-p", "note", "caf\udce9"], r"note: expected str, got 'caf\udce9', which is not"),
         (["tiny", "-p", "dataset", "esc10"], "esc10: its files do not come with the book"),
-        (["tiny", "-o", "_toc.yml/runs"], "output: cannot write to _toc.yml/runs: Not a dir"),
-        (["tiny", "-o", "/proc/runs"], "output: cannot write to /proc/runs"),
-        (["tiny", "-o", "loop/runs"], "output: cannot write to loop/runs"),
+        (["tiny", "-o", "_toc.yml/runs"], "output: cannot write _toc.yml/runs: Not a dir"),
+        (["tiny", "-o", "/proc/runs"], "output: cannot write /proc/runs"),
+        (["tiny", "-o", "loop/runs"], "output: cannot write loop/runs"),
     ],
 )
 def test_what_cannot_run_is_refused_before_a_kernel_starts(
@@ -492,7 +492,7 @@ def test_a_run_that_finds_no_room_is_kept_elsewhere(tiny_book, tmp_path, monkeyp
         write(path, text)
 
     monkeypatch.setattr(execution, "_write", full)
-    with pytest.raises(OSError, match="out/tiny-.*: No space left.*MiB are free there") as caught:
+    with pytest.raises(OSError, match="out/tiny-.*: No space left.*MiB free") as caught:
         rerun.run("tiny", output=tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".locks"]
     subprocess.run(str(caught.value).split("then: ")[1], shell=True, check=True)

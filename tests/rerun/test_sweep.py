@@ -181,7 +181,7 @@ def test_a_sweep_that_cannot_be_is_refused(tiny_book, grid, options, problem):
         (["--grid", "seed=0;1"], "seed: expected int (0 or more), got '0;1'"),
         (["--grid", "rate=0", "--device", "cuda"], "device: 'cuda' is not on this machine"),
         (["--grid", "rate=0", "--jobs", "0"], "jobs: expected 1 or more, got 0"),
-        (["--grid", "rate=0", "-o", "_toc.yml/a"], "output: cannot write to _toc.yml/a"),
+        (["--grid", "rate=0", "-o", "_toc.yml/a"], "output: cannot write _toc.yml/a"),
         (["--scheduler", "tcp://127.0.0.1:9"], "scheduler: none answers at tcp://127.0.0.1:9"),
     ],
 )

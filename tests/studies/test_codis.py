@@ -453,7 +453,7 @@ def test_claims_are_paired_differences():
     assert found.loc["c22", "smallest"] == 1.3
 
 
-def test_claims_speak_of_rows_and_measures_that_are_there(monkeypatch):
+def test_claims_speak_of_rows_and_measures_that_are_there():
     for claim in CLAIMS.values():
         assert {claim.row, claim.other} <= set(ROWS)
         assert claim.smallest > 0

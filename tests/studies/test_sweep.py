@@ -76,8 +76,8 @@ def test_a_grid_has_every_combination_with_every_seed_and_what_it_leaves_is_fixe
         (1 / 3, 0),
         (1 / 3, 1),
     ]
-    assert _sweep.fixed_by(Setting, GRID) == {"norms": ("sbn",), "epochs": 2}
-    assert _sweep.fixed_by(Setting, GRID, "norms") == {"epochs": 2}
+    assert _sweep.shared_by(found) == {"norms": ("sbn",), "epochs": 2}
+    assert _sweep.fixed_in(found[0], "norms") == {"rate": 0.1, "epochs": 2}
 
 
 def test_what_is_finished_is_kept_exactly_and_not_made_again(sweep):
@@ -106,7 +106,7 @@ def test_another_setting_or_row_is_another_run(sweep):
     assert len(list(sweep.runs.glob("*.run"))) == 6
 
 
-def test_a_default_that_changed_makes_the_run_again(sweep, monkeypatch):
+def test_a_default_that_changed_makes_the_run_again(sweep):
     sweep(TASKS[2:])
 
     @dataclasses.dataclass(frozen=True)

@@ -7,20 +7,19 @@ from matplotlib.figure import Figure
 from modalign.studies.captioning.training import Reading
 
 
-def words(each: Reading, *, columns: int = 3, most: int = 16) -> Figure:
-    """A panel a word: the picture, the darker the less a place was looked at.
+def words(each: Reading, *, columns: int = 3) -> Figure:
+    """A panel a word, 16 at most: the picture, the darker the less a place was looked at.
 
     Args:
         each: of :func:`modalign.studies.captioning.training.reading` or ``saying``.
         columns: panels side by side.
-        most: words that are shown.
 
     Raises:
         ValueError: for a caption of no word.
     """
     if not each.words:
         raise ValueError("each: expected a word at least, the caption has none")
-    shown = each.words[:most]
+    shown = each.words[:16]
     lines = -(-len(shown) // columns)
     size = (1.27 * columns, 1.45 * lines)  # inches; three columns fit a phone
     drawn, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")

@@ -1,6 +1,5 @@
 """The recorded sweeps, the verdicts on the claims, and captions that look at no picture."""
 
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -16,9 +15,9 @@ from matplotlib.figure import Figure
 
 from modalign import plots, records
 from modalign._checks import require_choice
-from modalign.metrics import caption_scores, difference, interval_table
+from modalign.metrics import caption_scores, interval_table
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, with_criteria
+from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.captioning.pictures import data
 from modalign.studies.captioning.setting import (
@@ -44,9 +43,7 @@ def _measured(task: Task, *, device: Device) -> pd.DataFrame:
     table["epoch"] -= task.setting.before
     for name, value in measured(run).items():
         table[name] = np.where(table.epoch == task.setting.epochs, value, np.nan)
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def record(
@@ -79,8 +76,7 @@ def record(
         require_choice(row, tuple(ROWS), "rows")
     seeds = list(seeds)
     given = {"dataset": dataset, **PRESETS.get(dataset, {}), **options}
-    usual = dataclasses.asdict(Setting(**given))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(**given))
     _sweep.record(
         functools.partial(_measured, device=device),
         [
@@ -114,9 +110,10 @@ def _readings(table: pd.DataFrame, dataset: str) -> Iterator[Reading]:
     for claim, (_, measures, rows) in CLAIMS.items():
         for measure, row in itertools.product(measures, rows):
             if measure in SMALLEST[dataset] and row in runs:
-                sides = (runs[each][measure].to_dict() for each in (row, WITHOUT))
                 asked = declared(claim, measure, row, dataset)
-                yield Reading(claim, row, asked, difference(*sides), len(runs[row]))
+                yield Reading(
+                    claim, row, asked, *paired(runs[row][measure], runs[WITHOUT][measure])
+                )
 
 
 def claims(table: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -5,7 +5,8 @@ import pandas as pd
 from scipy import stats
 
 from modalign._checks import require_choice
-from modalign.metrics import Interval, difference, seed_interval
+from modalign.metrics import Interval, seed_interval
+from modalign.studies._claims import paired, with_seeds
 from modalign.studies.choosing.recording import frozen
 from modalign.studies.choosing.setting import (
     BASELINE,
@@ -65,22 +66,10 @@ def gains(table: pd.DataFrame, *, seconds: bool = False) -> pd.DataFrame:
         runs = {arm: part.droplevel("arm") for arm, part in measured[condition].groupby("arm")}
         smallest = SMALLEST[CONDITIONS[condition].get("dataset", "shapes")]
         for arm in arms_of(condition)[1:]:
-            found = difference(runs[arm].to_dict(), runs[BASELINE].to_dict())
+            found, pairs = paired(runs[arm], runs[BASELINE])
             said = found.verdict(paper=1, smallest=smallest)
-            pairs = len(runs[arm])
-            rows.append(
-                {
-                    "condition": condition,
-                    "arm": arm,
-                    **found._asdict(),
-                    "pairs": pairs,
-                    "smallest": smallest,
-                    "verdict": said,
-                    "seeds": found.seeds_to_decide(pairs, smallest=smallest)
-                    if said == "undecided"
-                    else None,
-                }
-            )
+            judgement = with_seeds(found, said, pairs, smallest)
+            rows.append({"condition": condition, "arm": arm, **judgement})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 

@@ -1,6 +1,5 @@
 """The search and the test."""
 
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterable
@@ -115,9 +114,8 @@ def record(
         require_choice(condition, tuple(CONDITIONS), "conditions")
     if both := sorted(set(tuning) & set(seeds)):
         raise ValueError(f"tuning, seeds: expected no seed in both, got {both}")
-    usual = dataclasses.asdict(Setting(**options))
-    del usual["seed"]
-    parameters = {"setting": usual, "conditions": {each: CONDITIONS[each] for each in conditions}}
+    named = {each: CONDITIONS[each] for each in conditions}
+    parameters = {"setting": _sweep.fixed_in(Setting(**options)), "conditions": named}
     common: dict[str, Any] = {"jobs": jobs, "folder": folder, "progress": progress}
     searched = [each for each in SEARCHED if each in {*map(search_of, conditions)}]
     _sweep.record(

@@ -34,8 +34,8 @@ from typing import get_args
 import pandas as pd
 
 from modalign import records
-from modalign.metrics import SYMBOLS, Interval, Verdict, difference, excluding_zero
-from modalign.studies._claims import Claim, decided, judged
+from modalign.metrics import SYMBOLS, Interval, Verdict, excluding_zero
+from modalign.studies._claims import Claim, decided, judged, paired
 from modalign.studies.cka import few, steps
 from modalign.studies.cka.cosine_learning import THRESHOLDS, Measure, Order, Pairs, Statistics
 from modalign.studies.cka.recording import BATCHES, WARM_UPS
@@ -198,11 +198,6 @@ hundredth of what the mean cosine, the margin or the recall can be; a step of c3
 an epoch, and gets a twentieth of that; 0.05 is one pair of minibatches, or layers, in twenty."""
 
 
-def _apart(a: pd.Series, b: pd.Series) -> tuple[Interval, int]:
-    """``a`` minus ``b``, one value a seed each."""
-    return difference(a.to_dict(), b.to_dict()), len(a)
-
-
 def from_map(table: pd.DataFrame, *, split: str = "train", quality: str = "cosine") -> Found:
     """c1 to c4.
 
@@ -232,20 +227,20 @@ def from_map(table: pd.DataFrame, *, split: str = "train", quality: str = "cosin
             cosine = pairs, order, "biased", "cosine", statistics
             column = f"cka_{measure}"
             for until in (1, last):
-                fall = _apart(at(0, column, *cosine), at(until, column, *cosine))
+                fall = paired(at(0, column, *cosine), at(until, column, *cosine))
                 yield "c1", f"{world}, {statistics} statistics, epoch {until}", *fall
         cka, both = ((*here, objective, "set") for objective in ("cka", "both"))
         cosine = pairs, order, "biased", "cosine", "set"
-        yield "c2", world, *_apart(at(last, quality, *cka), at(0, quality, *cka))
+        yield "c2", world, *paired(at(last, quality, *cka), at(0, quality, *cka))
         alone, together = at(last, quality, *cosine), at(last, quality, *both)
-        yield "c3c", world, *_apart(together, alone)
+        yield "c3c", world, *paired(together, alone)
         for counted, warm in itertools.product((True, False), WARM_UPS):
             where = f"{world}, {warm} steps {'counted' if counted else 'before'}"
             ours = *here, "both, warm-up", "set"
             warmed = at(last, quality, *ours, warm=warm, counted=counted)
-            yield "c3a", where, *_apart(warmed, alone)
-            yield "c3b", where, *_apart(curve(*ours, warm=warm, counted=counted), curve(*cosine))
-            yield "c4", where, *_apart(warmed, together)
+            yield "c3a", where, *paired(warmed, alone)
+            yield "c3b", where, *paired(curve(*ours, warm=warm, counted=counted), curve(*cosine))
+            yield "c4", where, *paired(warmed, together)
 
 
 def from_few(table: pd.DataFrame) -> Found:
@@ -255,8 +250,8 @@ def from_few(table: pd.DataFrame) -> Found:
     for other, size, epoch in itertools.product(("cca", "svcca"), few.SIZES, few.STATES):
         ckas, others = (runs[measure, size, epoch] for measure in ("biased", other))
         reading = f"{other}, {size} examples, epoch {epoch}"
-        yield "c6a", reading, *_apart(others.error, ckas.error)
-        yield "c6b", reading, *_apart(ckas.told_apart, others.told_apart)
+        yield "c6a", reading, *paired(others.error, ckas.error)
+        yield "c6b", reading, *paired(ckas.told_apart, others.told_apart)
 
 
 def from_kernels(digits: pd.DataFrame, synthetic: pd.DataFrame) -> Found:
@@ -266,10 +261,10 @@ def from_kernels(digits: pd.DataFrame, synthetic: pd.DataFrame) -> Found:
     ends = synthetic[synthetic.epoch == synthetic.epoch.max()].set_index(["measure", "seed"])
     for threshold in THRESHOLDS:
         rbf = f"rbf {threshold}"
-        yield "c13a", rbf, *_apart(layers["biased"], layers[rbf])
+        yield "c13a", rbf, *paired(layers["biased"], layers[rbf])
         for split, column in (("train", "cosine"), ("held-out", "margin")):
             values = ends[ends["split"] == split][column]
-            yield "c13b", f"{rbf}, {column}", *_apart(values["biased"], values[rbf])
+            yield "c13b", f"{rbf}, {column}", *paired(values["biased"], values[rbf])
 
 
 def from_steps(table: pd.DataFrame) -> Found:
@@ -283,13 +278,13 @@ def from_steps(table: pd.DataFrame) -> Found:
         pairs, order, epoch, size, rule = place
         reading = f"{pairs}, {order}, epoch {epoch}, {size} pairs, {rule}"
         alone = runs[(*place, "cosine", "cosine")]
-        yield "c37a", reading, *_apart(0 * alone.outside, alone.outside)
+        yield "c37a", reading, *paired(0 * alone.outside, alone.outside)
         for path, how in (("cosine", "same state"), ("both", "own run")):
             if path == "both" and not epoch:
                 continue  # before training the two states are one
             both = runs[(*place, path, "both")]
-            yield "c37b", f"{reading}, {how}", *_apart(both.outside, alone.outside)
-            yield "c37c", f"{reading}, {how}", *_apart(alone.falling, both.falling)
+            yield "c37b", f"{reading}, {how}", *paired(both.outside, alone.outside)
+            yield "c37c", f"{reading}, {how}", *paired(alone.falling, both.falling)
 
 
 YARDSTICKS = ("margin", "recall_at_1")
@@ -336,8 +331,8 @@ def from_contrastive(table: pd.DataFrame) -> Found:
     for size, yardstick in itertools.product(sizes, YARDSTICKS):
         base = scores(size, "contrastive", yardstick)
         reading = f"{size} pairs, {yardstick}"
-        yield "c39a", reading, *_apart(scores(size, "both", yardstick), base)
-        yield "c39b", reading, *_apart(scores(size, "contrastive, cka", yardstick), base)
+        yield "c39a", reading, *paired(scores(size, "both", yardstick), base)
+        yield "c39b", reading, *paired(scores(size, "contrastive, cka", yardstick), base)
 
 
 def from_objectives(table: pd.DataFrame) -> Found:
@@ -347,7 +342,7 @@ def from_objectives(table: pd.DataFrame) -> Found:
     for other, size in itertools.product(("cca", "svcca"), few.SIZES):
         for yardstick in ("cka_debiased", "cca"):
             sides = (runs[measure, size][yardstick] for measure in ("biased", other))
-            yield "c40", f"{other}, {size} examples, by {yardstick}", *_apart(*sides)
+            yield "c40", f"{other}, {size} examples, by {yardstick}", *paired(*sides)
 
 
 def rows(tables: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:

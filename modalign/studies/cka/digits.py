@@ -1,6 +1,7 @@
 """Small networks on scikit-learn's 1,797 scanned digits and on the digits' English words."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
@@ -102,7 +103,7 @@ class WordEncoder(nn.Module):
         return self.head(self.gru(packed)[1][0])
 
 
-def _train(model: nn.Module, *, seed: int, epochs: int, batch_size: int = 64) -> None:
+def _train(model: nn.Module, seed: int, epochs: int) -> None:
     """Minimise the cross-entropy of the training scans with Adam at 0.001."""
     (images, labels), _ = scans()
 
@@ -110,7 +111,7 @@ def _train(model: nn.Module, *, seed: int, epochs: int, batch_size: int = 64) ->
         # all orders are of one generator: to read the last, it draws those before it
         generator = torch.Generator().manual_seed(seed)
         orders = [torch.randperm(len(images), generator=generator) for _ in range(epoch + 1)]
-        for batch in orders[-1].split(batch_size):
+        for batch in orders[-1].split(64):
             yield images[batch], labels[batch]
 
     fit(
@@ -132,7 +133,7 @@ def train_classifier(seed: int, epochs: int = 10, layers: int = 8) -> LayeredCNN
     [16, 16]
     """
     network = seeded(lambda: LayeredCNN(layers), seed)
-    _train(network, seed=seed, epochs=epochs)
+    _train(network, seed, epochs)
     return network.eval()
 
 
@@ -158,7 +159,7 @@ def train_image_words(seed: int, epochs: int = 20) -> ImageWordModel:
     torch.Size([3, 10])
     """
     model = seeded(ImageWordModel, seed)
-    _train(model, seed=seed, epochs=epochs)
+    _train(model, seed, epochs)
     return model.eval()
 
 
@@ -177,13 +178,16 @@ def image_word_alignment(model: ImageWordModel, *, seed: int = 0) -> dict[str, f
     }
 
 
+def _of_all(measure: Callable[..., Tensor], xs: list[Tensor], ys: list[Tensor]) -> Tensor:
+    """A measure of every layer of a network with every layer of another."""
+    return torch.stack([torch.stack([measure(x, y) for y in ys]) for x in xs])
+
+
 LAYER_MEASURES: dict[str, Callable[[list[Tensor], list[Tensor]], Tensor]] = {
     "CKA, debiased": cka_matrix,
-    "CKA, biased": lambda xs, ys: cka_matrix(xs, ys, debiased=False),
-    "CCA": lambda xs, ys: torch.stack([torch.stack([metrics.cca(x, y) for y in ys]) for x in xs]),
-    "SVCCA": lambda xs, ys: torch.stack(
-        [torch.stack([metrics.cca(x, y, variance=0.99) for y in ys]) for x in xs]
-    ),
+    "CKA, biased": functools.partial(cka_matrix, debiased=False),
+    "CCA": functools.partial(_of_all, metrics.cca),
+    "SVCCA": functools.partial(_of_all, functools.partial(metrics.cca, variance=0.99)),
 }
 
 
@@ -294,8 +298,7 @@ def _kernels(task: Task) -> pd.DataFrame:
         xs, ys = ([layer.flatten(1) for layer in net.activations(images)] for net in networks)
     rows = []
     for name in ("biased", *(f"rbf {t}" for t in THRESHOLDS)):
-        measure = MEASURES[name]
-        similarity = torch.stack([torch.stack([measure(x, y) for y in ys]) for x in xs])
+        similarity = _of_all(MEASURES[name], xs, ys)
         found = shares(matching_layers(similarity))[["same depth", "at most one off"]].mean()
         rows.append({"seed": task.setting.seed, "measure": name, **found})
     return pd.DataFrame(rows)

@@ -17,14 +17,14 @@ TITLES = {
 }
 
 PALETTE = sns.color_palette("vlag_r", as_cmap=True)
+LIMIT = 0.1  # effects of this size and above have the strongest colour
 
 
-def verdict_map(rows: pd.DataFrame, *, limit: float = 0.1) -> Figure:
+def verdict_map(rows: pd.DataFrame) -> Figure:
     """The readings of c1 to c4: a column a world and CKA, a colour an effect, and a sign a verdict.
 
     Args:
         rows: of :func:`modalign.studies.cka.claims.rows`.
-        limit: effects of this size and above have the strongest colour.
     """
     shown = {name: parts(rows[rows.claim == name]) for name in TITLES}
     heights = [each.how.nunique() for each in shown.values()]
@@ -33,9 +33,9 @@ def verdict_map(rows: pd.DataFrame, *, limit: float = 0.1) -> Figure:
         len(shown), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained"
     )
     for ax, (name, readings) in zip(axes, shown.items(), strict=True):
-        _panel(ax, readings, limit)
+        _panel(ax, readings)
         ax.set_title(TITLES[name], fontsize=10)
-    colours = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), PALETTE)
+    colours = plt.cm.ScalarMappable(plt.Normalize(-LIMIT, LIMIT), PALETTE)
     figure.colorbar(
         colours,
         ax=axes,
@@ -54,7 +54,7 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(world=world, how=split[3].astype(object).fillna(""))
 
 
-def _panel(ax: Axes, shown: pd.DataFrame, limit: float) -> None:
+def _panel(ax: Axes, shown: pd.DataFrame) -> None:
     order = {"index": shown.how.unique(), "columns": shown.world.unique()}
     effect = shown.pivot(index="how", columns="world", values="mean").reindex(**order)
     said = shown.assign(symbol=shown.verdict.map(SYMBOLS)).pivot(
@@ -67,8 +67,8 @@ def _panel(ax: Axes, shown: pd.DataFrame, limit: float) -> None:
         fmt="",
         annot_kws={"fontsize": 8},
         cmap=PALETTE,
-        vmin=-limit,
-        vmax=limit,
+        vmin=-LIMIT,
+        vmax=LIMIT,
         cbar=False,
         linewidths=0.5,
         xticklabels=True,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from modalign._checks import require_choice
 from modalign.studies import _sweep
-from modalign.studies._sweep import Task, settings_of
+from modalign.studies._sweep import Task, settings_of, shared_by
 from modalign.studies.cka import cosine_learning, few, steps
 from modalign.studies.cka.cosine_learning import (
     THRESHOLDS,
@@ -179,12 +179,7 @@ def record(
         sweep = SWEEPS[name]
         chosen = range(sweep.first, sweep.first + seeds)
         runs = settings(sweep.grids, chosen)
-        every = [dataclasses.asdict(run) for run in runs]
-        fixed = {
-            name: value
-            for name, value in every[0].items()
-            if name != "seed" and all(each[name] == value for each in every)
-        }
+        fixed = shared_by(runs)
         _sweep.record(
             functools.partial(_measured, measure=sweep.measure, fixed=frozenset(fixed)),
             [(run.objective, run) for run in runs],

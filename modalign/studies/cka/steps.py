@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign.studies.cka import cosine_learning
@@ -54,15 +54,11 @@ def after_step(state: State, a: Tensor, b: Tensor, setting: Setting, rule: Rule)
     gradient = [each.grad for each in parameters if each.grad is not None]
     old = [*state.f.parameters(), *state.g.parameters()]
     with torch.no_grad():
-        length = _norm([n - o for n, o in zip(parameters, old, strict=True)])
-        scale = length / _norm(gradient)
+        steps = [n - o for n, o in zip(parameters, old, strict=True)]
+        scale = nn.utils.get_total_norm(steps) / nn.utils.get_total_norm(gradient)
         for parameter, before, slope in zip(parameters, old, gradient, strict=True):
             parameter.copy_(before - scale * slope)
     return new
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([each.norm() for each in tensors]).norm()
 
 
 def effects(

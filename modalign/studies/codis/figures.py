@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -132,10 +133,7 @@ def recalls(scores: Mapping[str, float], candidates: int) -> pd.DataFrame:
 
 def caption(run: Run, split: str, place: int) -> str:
     """A caption of a split, as its tokens say it."""
-    pairs = run.splits[split]
-    length = int(pairs.attention_mask[place].sum())
-    ids = pairs.input_ids[place, 1:length].tolist()
-    return " ".join(run.tokenizer.id_to_token(each) for each in ids).replace(" ,", ",")
+    return " ".join(_words(run, split, place)[1:]).replace(" ,", ",")
 
 
 def show(ax: Axes, picture: Tensor, title: str = "") -> None:
@@ -145,44 +143,36 @@ def show(ax: Axes, picture: Tensor, title: str = "") -> None:
     ax.set_title(title, fontsize=9)
 
 
-def pictures(run: Run, number: int = 3, split: str = "train") -> Figure:
-    """The first pictures of a split over their first captions."""
-    pairs = run.splits[split]
+def pictures(run: Run, number: int = 3) -> Figure:
+    """The first pictures to train on over their first captions."""
+    pairs = run.splits["train"]
     figure, axes = plt.subplots(1, number, figsize=(1.8 * number, 2.4))
     for i, ax in enumerate(np.atleast_1d(axes)):
         place = int((pairs.owners == i).nonzero()[0])
-        show(ax, pairs.pixels[i], _folded(caption(run, split, place), 22))
+        show(ax, pairs.pixels[i], textwrap.fill(caption(run, "train", place), 22))
     return figure
 
 
-def _folded(text: str, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
-
-
-def looks(run: Run, number: int = 3, split: str = "test") -> Figure:
+def looks(run: Run, number: int = 3) -> Figure:
     """Grad-CAM maps of the names in captions, over the pictures; outlined is what they name.
 
     Of the world, the first pictures in which two objects or more can be told apart.
     """
-    drawn = scenes(run.setting.seed, split, len(run.splits[split].pixels))
+    seen = run.splits["test"].pixels
+    drawn = scenes(run.setting.seed, "test", len(seen))
     found = []
     for i, scene in enumerate(drawn):
-        words = _words(run, split, i)
+        words = _words(run, "test", i)
         names = named_objects(scene, words)
         if len(names) > 1:
             found.append((i, names[:2], words))
     figure, axes = plt.subplots(number, 3, figsize=(5.4, 2 * number), squeeze=False)
     for (i, names, words), line in zip(found[:number], axes, strict=True):
         masks = shapes.render_images([drawn[i]], run.setting.resolution).masks[0]
-        show(line[0], run.splits[split].pixels[i], _folded(caption(run, split, i), 22))
-        cam = maps_of(run, [i], split)[0]
+        show(line[0], seen[i], textwrap.fill(caption(run, "test", i), 22))
+        cam = maps_of(run, [i])[0]
         for ax, (k, place) in zip(line[1:], names, strict=True):
-            show(ax, run.splits[split].pixels[i], words[place])
+            show(ax, seen[i], words[place])
             _overlay(ax, cam[place], run.setting.resolution)
             ax.contour(masks[k], levels=[0.5], colors="cyan", linewidths=1)
     return figure
@@ -224,9 +214,9 @@ def at_home(run: Run) -> Run:
 
 
 @torch.no_grad()
-def taught(run: Run, split: str = "test") -> tuple[Tensor, Tensor]:
-    """What the teachers make of a split's pictures and captions, rows of length one."""
-    pairs, teacher = run.splits[split], run.model.teacher.module
+def taught(run: Run) -> tuple[Tensor, Tensor]:
+    """What the teachers make of the test pictures and captions, rows of length one."""
+    pairs, teacher = run.splits["test"], run.model.teacher.module
     assert isinstance(teacher, Towers)
     images = ready({"pixel_values": pairs.pixels})["pixel_values"]
     z_image = torch.cat([teacher.see(part)[1] for part in images.split(256)])
@@ -234,34 +224,33 @@ def taught(run: Run, split: str = "test") -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def nearest(run: Run, number: int, each: int, split: str = "test") -> list[tuple[int, Tensor, int]]:
+def nearest(run: Run, number: int, each: int) -> list[tuple[int, Tensor, int]]:
     """The codewords that most pictures are nearest to, and what is nearest to them.
 
     Args:
         run: pretrained.
         number: of codewords.
         each: how many pictures of each.
-        split: of pictures and captions.
 
     Returns:
         For each its place in the codebook, its nearest pictures, and its nearest caption.
     """
-    by_image, by_text = (run.model.codebook.similarity(z) for z in taught(run, split))
+    by_image, by_text = (run.model.codebook.similarity(z) for z in taught(run))
     counts = torch.bincount(by_image.argmax(1), minlength=by_image.shape[1])
     used = counts.argsort(descending=True, stable=True)[:number].tolist()
     near = [by_image[:, k].topk(each).indices for k in used]
     return [(k, rows, int(by_text[:, k].argmax())) for k, rows in zip(used, near, strict=True)]
 
 
-def codebook(run: Run, number: int = 4, each: int = 5, split: str = "test") -> Figure:
+def codebook(run: Run, number: int = 4, each: int = 5) -> Figure:
     """Codewords by their nearest pictures, a line each, under the nearest caption."""
     figure = plt.figure(figsize=(5.4, 1.5 * number))
     lines = figure.subfigures(number, 1, squeeze=False)[:, 0]
-    for (_, rows, text), line in zip(nearest(run, number, each, split), lines, strict=True):
-        said = _folded(caption(run, split, text), 60)
+    for (_, rows, text), line in zip(nearest(run, number, each), lines, strict=True):
+        said = textwrap.fill(caption(run, "test", text), 60)
         line.suptitle(said, fontsize=9, x=0.02, ha="left")
         for ax, i in zip(line.subplots(1, each), rows.tolist(), strict=True):
-            show(ax, run.splits[split].pixels[i])
+            show(ax, run.splits["test"].pixels[i])
     return figure
 
 
@@ -276,7 +265,7 @@ def asked(run: Run) -> Figure:
             show(figure.add_subplot(grid[line, column]), picture)
         ax = figure.add_subplot(grid[line, len(images) :])
         ax.set_axis_off()
-        said = _folded(f"{task}: {said}", 48 - 14 * len(images))
+        said = textwrap.fill(f"{task}: {said}", 48 - 14 * len(images))
         ax.text(0, 0.5, said, fontsize=9, va="center")
     return figure
 

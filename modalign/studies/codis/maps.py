@@ -13,15 +13,14 @@ from modalign.studies.codis.pairs import ready, scenes
 from modalign.studies.codis.pretraining import Run
 
 
-def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str, float]:
-    """Do Grad-CAM maps of single words lie on what the words name? On scenes of the world.
+def pointing(run: Run, *, moved: bool = False) -> dict[str, float]:
+    """Do Grad-CAM maps of single words lie on what the words name? On test scenes of the world.
 
     Of each object whose description is its own, the map of the last word of its name, "star" in
     "a large red star", is compared with the visible part of the object.
 
     Args:
         run: pretrained.
-        split: of its scenes.
         moved: compare maps with the scenes :func:`modalign.studies._seen.as_seen`. An object that
             leaves the picture so is left out.
 
@@ -29,27 +28,20 @@ def pointing(run: Run, split: str = "test", *, moved: bool = False) -> dict[str,
         ``pointing``, the mean of the pointing game in percent, and ``pointing_by_chance``, that of
         constant maps: the part of the picture that the object fills.
     """
-    pairs = run.splits[split].to(run.model.itm_head.weight.device)
-    drawn = scenes(run.setting.seed, split, len(pairs.pixels))
-    resolution = run.setting.resolution
-    if moved:
-        held = [as_seen(scene, resolution, run.model.config.patch) for scene in drawn]
-    else:
-        held = drawn
-    masks = torch.from_numpy(shapes.render_images(held, resolution).masks)
+    pairs = run.splits["test"].to(run.model.itm_head.weight.device)
+    drawn = scenes(run.setting.seed, "test", len(pairs.pixels))
+    resolution, patch = run.setting.resolution, run.model.config.patch
+    seen = [as_seen(scene, resolution, patch) if moved else scene for scene in drawn]
+    masks = torch.from_numpy(shapes.render_images(seen, resolution).masks)
     maps, shown = [], []
     for rows in torch.arange(len(drawn)).split(128):
         here = rows.to(pairs.pixels.device)
-        cams = grad_cam(
-            run.model,
-            ready(
-                {
-                    "pixel_values": pairs.pixels[here],
-                    "input_ids": pairs.input_ids[here],
-                    "attention_mask": pairs.attention_mask[here],
-                }
-            ),
-        ).cpu()
+        batch = {
+            "pixel_values": pairs.pixels[here],
+            "input_ids": pairs.input_ids[here],
+            "attention_mask": pairs.attention_mask[here],
+        }
+        cams = grad_cam(run.model, ready(batch)).cpu()
         for i, cam in zip(rows.tolist(), cams, strict=True):
             tokens = [run.tokenizer.id_to_token(int(each)) for each in pairs.input_ids[i]]
             length = int(pairs.attention_mask[i].sum())
@@ -78,16 +70,16 @@ def named_objects(scene: shapes.Scene, tokens: Sequence[str]) -> list[tuple[int,
 
 
 @torch.no_grad()
-def codewords(run: Run, split: str = "test") -> dict[str, float]:
+def codewords(run: Run) -> dict[str, float]:
     """How many codewords are used, and how sparse a plan is.
 
     Returns:
-        ``codewords_used``, the exponential of the entropy of the nearest codewords of a split's
+        ``codewords_used``, the exponential of the entropy of the nearest codewords of the test
         pictures, K if all are used alike; ``plan_entries`` of the plan of a batch, those above
         a hundredth of 1 / max(N, K); and their bounds, ``vertex_bound``, N + K - 1,
         and ``paper_bound``, 2 max(N, K) - 1.
     """
-    model, pairs = run.model, run.splits[split].to(run.model.itm_head.weight.device)
+    model, pairs = run.model, run.splits["test"].to(run.model.itm_head.weight.device)
     images = ready({"pixel_values": pairs.pixels})["pixel_values"]
     teacher = model.teacher.module
     assert isinstance(teacher, Towers)

@@ -12,9 +12,8 @@ import torch
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import difference
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, with_criteria
+from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.codis.maps import codewords, pointing
 from modalign.studies.codis.pairs import data
@@ -108,8 +107,8 @@ def record(
     for row in rows:
         require_choice(row, (*ROWS, *BASELINES), "rows")
     seeds = list(seeds)
-    usual = dataclasses.asdict(Setting(dataset=dataset, **options))
-    del usual["seed"], usual["tuning"]["task"], usual["tuning"]["look"]
+    usual = _sweep.fixed_in(Setting(dataset=dataset, **options))
+    del usual["tuning"]["task"], usual["tuning"]["look"]
     changes = {row: ROWS[row] for row in rows if row in ROWS}
     _sweep.record(
         functools.partial(_measured, device=device),
@@ -171,8 +170,7 @@ def _readings(table: pd.DataFrame, ids: Iterable[str]) -> Iterator[Reading]:
         each = CLAIMS[claim]
         if {each.measure, each.than} <= set(table.columns):
             mine, theirs = by_row[each.row][each.measure], by_row[each.other][each.than]
-            found = difference(mine.to_dict(), theirs.to_dict())
-            yield Reading(claim, each.says, DECLARED[claim], found, len(mine))
+            yield Reading(claim, each.says, DECLARED[claim], *paired(mine, theirs))
 
 
 def claims(table: pd.DataFrame, ids: Iterable[str] = tuple(CLAIMS)) -> pd.DataFrame:

@@ -249,9 +249,9 @@ def _floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _predicted(task: Any, held: Mapping[str, Tensor], at_a_time: int = 128) -> Tensor:
+def _predicted(task: Any, held: Mapping[str, Tensor]) -> Tensor:
     said = []
-    for rows in torch.arange(len(held["label"])).split(at_a_time):
+    for rows in torch.arange(len(held["label"])).split(128):
         batch = _floats({name: value[rows.to(value.device)] for name, value in held.items()})
         options = {"allowed": batch["allowed"]} if "allowed" in batch else {}
         said.append(task.predict(batch, **options).cpu())

@@ -656,9 +656,7 @@ def _work(task: Task) -> pd.DataFrame:
     history = run.history.dropna(axis=1, how="all")
     for ratio in [column for column in history if column.startswith("ratio")]:
         history.loc[history.index[-1], f"last {ratio}"] = history[ratio].tail(20).mean()
-    history.insert(0, "row", task.row)
-    history.insert(1, "seed", task.setting.seed)
-    table = history.dropna(subset=["test text_iou"])
+    table = task.named(history).dropna(subset=["test text_iou"])
     table.attrs = {"seconds": run.history.attrs["seconds"], "assigned": _assigned(run)}
     return table
 
@@ -732,8 +730,7 @@ def record(
         for seed in range(seeds)
         for row in rows
     ]
-    usual = dataclasses.asdict(Setting(dataset=dataset, **options))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(dataset=dataset, **options))
     given = {"dataset": dataset, "seeds": seeds, **options, "rows": list(rows), "usual": usual}
     found = _sweep.record(
         _work,

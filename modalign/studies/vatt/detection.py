@@ -23,7 +23,6 @@ All else (kinds, steps, rates) is shown without a verdict.
 """
 
 import copy
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -251,8 +250,7 @@ def record(
         for rate in rates
         for seed in range(seeds)
     ]
-    usual = dataclasses.asdict(chosen[0][1])
-    del usual["seed"], usual["rate"]
+    usual = _sweep.fixed_in(chosen[0][1], "rate")
     parameters = {"seeds": seeds, "rates": rates, "batches": batches, "setting": usual}
     work = functools.partial(_work, batches=batches)
     _sweep.record(work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)

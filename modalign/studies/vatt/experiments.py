@@ -50,7 +50,7 @@ from modalign._checks import require_choice
 from modalign.data import load
 from modalign.data.audio import waveform
 from modalign.gradients import GradientCurriculum, HarmonyReport, harmonized_backward
-from modalign.metrics import Verdict, accuracy, difference
+from modalign.metrics import Verdict, accuracy
 from modalign.models.vatt import Vatt, per_row, tiny, total
 from modalign.models.vatt_tasks import (
     Classifier,
@@ -60,7 +60,7 @@ from modalign.models.vatt_tasks import (
     unit_vectors,
 )
 from modalign.studies import _sweep
-from modalign.studies._claims import Claim, Reading, decided, with_criteria
+from modalign.studies._claims import Claim, Reading, decided, paired, with_criteria
 from modalign.studies._schedules import rising_and_falling
 from modalign.studies._sweep import Task
 from modalign.studies.vatt.sources import RATE, SAMPLES, Dataset, Source, clips_of
@@ -265,8 +265,7 @@ class Objective:
         if not (method.realign or method.curriculum):
             losses["loss"].backward()
             return {"accepted": True}
-        how: dict[str, Any] = {"curriculum": self.curriculum}
-        how["realign"] = method.realign
+        how: dict[str, Any] = {"curriculum": self.curriculum, "realign": method.realign}
         both = [losses["va"], losses["vt"]]
         if method.granularity == "sample":
             *both, seen = self.rows  # of each clip, and its features
@@ -550,12 +549,11 @@ def rows_of(row: str, setting: Setting, *, progress: bool = False) -> list[dict[
     Raises:
         ValueError: for a row that is neither one of :data:`METHODS` nor ``"untrained"``.
     """
+    require_choice(row, (*METHODS, UNTRAINED), "row")
     if row == UNTRAINED:
         model, tokenizer = build(setting)
         training = training_set(setting)
         return [scored(row, Run(setting, model.eval(), training, tokenizer, pd.DataFrame(), []))]
-    if row not in METHODS:
-        raise ValueError(f"row: expected one of {', '.join(METHODS)}, got {row!r}")
     run = pretrain(setting, METHODS[row], progress=progress)
     found = [scored(row, run)]
     if row == STRICT:
@@ -623,9 +621,7 @@ def record(
         **options: of :class:`Setting`, for every run.
     """
     chosen = tasks(range(seeds), **{"esc10": True, **options})
-    usual = dataclasses.asdict(chosen[0][1])
-    for varied in ("seed", "rate", "examples", "tune_steps"):
-        del usual[varied]
+    usual = _sweep.fixed_in(chosen[0][1], "rate", "examples", "tune_steps")
     methods = {row: method._asdict() for row, method in METHODS.items()}
     parameters = {"seeds": seeds, "methods": methods, "setting": usual}
     _sweep.record(_work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)
@@ -645,8 +641,7 @@ def _readings(table: pd.DataFrame) -> Iterator[Reading]:
             for row in (asked.row, asked.other)
         ]
         if min(map(len, sides)) >= 2:
-            found = difference(*(side.to_dict() for side in sides))
-            yield Reading(claim, claim, DECLARED[claim], found, len(sides[0]))
+            yield Reading(claim, claim, DECLARED[claim], *paired(*sides))
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:

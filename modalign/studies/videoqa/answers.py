@@ -16,24 +16,22 @@ from modalign._checks import require_positive
 from modalign.data import load
 from modalign.metrics import difference
 from modalign.models.videoqa_inputs import Words, question_words
-from modalign.training import seeded
 
 FOLDS, STEPS, RATE, DECAY = 5, 60, 0.05, 0.01
 
 
-def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0) -> pd.DataFrame:
+def guesses(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """How often the right one of five answers is guessed from the answers alone.
 
     Args:
         rows: with ``answers`` (five), ``label``, ``question`` and ``video``, such as those of
             ``load("tvqa-plus", "validation")``.
-        folds: number of folds of clips; weights are tried on a fold that they did not learn from.
-        seed: of the deal.
 
     Returns:
         Accuracy in percent with its 95% interval over questions, of ``longest`` (the answer of
         most words; equal ones share), ``question`` (that which shares most words with the
-        question), and ``words``, a weight for each word that is learned on the other folds.
+        question), and ``words``, a weight for each word that is learned on the clips of four
+        folds and tried on the fifth.
 
     Raises:
         ValueError: for no row, one without a label, or fewer clips than folds.
@@ -42,7 +40,7 @@ def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0
     >>> guesses([row | {"video": str(i)} for i in range(10)]).accuracy.round().to_list()
     [100.0, 20.0, 100.0]
     """
-    require_positive(folds=folds, rows=len(rows))
+    require_positive(rows=len(rows))
     labels = np.array([int(row["label"]) for row in rows])
     if labels.min() < 0:
         raise ValueError(f"rows: expected a label of each, row {int(labels.argmin())} has none")
@@ -51,11 +49,7 @@ def guesses(rows: Sequence[dict[str, Any]], *, folds: int = FOLDS, seed: int = 0
     asked = [set(question_words(row["question"])) for row in rows]
     shared = np.array([[len(asked[i] & set(words)) for words in five]
                        for i, five in enumerate(texts)])  # fmt: skip
-    found = {
-        "longest": lengths,
-        "question": shared,
-        "words": _learned(rows, labels, folds, seed),
-    }
+    found = {"longest": lengths, "question": shared, "words": _learned(rows, labels)}
     table = []
     for name, scores in found.items():
         best = scores == scores.max(1, keepdims=True)
@@ -88,24 +82,22 @@ def record(*, folder: str | pathlib.Path | None = None) -> None:
     )
 
 
-def _learned(
-    rows: Sequence[dict[str, Any]], labels: np.ndarray, folds: int, seed: int
-) -> np.ndarray:
+def _learned(rows: Sequence[dict[str, Any]], labels: np.ndarray) -> np.ndarray:
     """Scores (n, 5) of answers by the sum of their words' weights, learned on other clips."""
     words = Words.of(text for row in rows for text in row["answers"])
     tokens = [words.encode(text) for row in rows for text in row["answers"]]
     flat = torch.tensor([token for text in tokens for token in text])
     offsets = torch.tensor([0, *np.cumsum([len(text) for text in tokens])[:-1]])
     clips = sorted({row["video"] for row in rows})
-    if len(clips) < folds:
-        raise ValueError(f"rows: expected {folds} clips or more, got {len(clips)}")
-    dealt = np.random.default_rng(seed).permutation(len(clips)) % folds
+    if len(clips) < FOLDS:
+        raise ValueError(f"rows: expected {FOLDS} clips or more, got {len(clips)}")
+    dealt = np.random.default_rng(0).permutation(len(clips)) % FOLDS
     fold_of = dict(zip(clips, dealt, strict=True))
     fold = torch.tensor([int(fold_of[row["video"]]) for row in rows])
     target, scores = torch.from_numpy(labels), torch.zeros(len(rows), 5)
-    for k in range(folds):
-        model = seeded(lambda: nn.EmbeddingBag(len(words), 1, mode="sum"), seed)
-        nn.init.zeros_(model.weight)
+    for k in range(FOLDS):
+        start = torch.zeros(len(words), 1)
+        model = nn.EmbeddingBag.from_pretrained(start, freeze=False, mode="sum")
         optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
         for _ in range(STEPS):
             said = model(flat, offsets).view(-1, 5)

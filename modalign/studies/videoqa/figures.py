@@ -153,15 +153,12 @@ def in_training(table: pd.DataFrame) -> pd.DataFrame:
     return found.set_axis(["biased", "debiased", "shuffled"], axis=1)
 
 
-def by_number(run: Run, *, most: int = 20) -> pd.DataFrame:
+def by_number(run: Run) -> pd.DataFrame:
     """Biased CKA with the words of question and answers, by the number of questions compared.
 
-    Args:
-        run: a trained model.
-        most: groups of test questions at most, over which a mean is taken.
-
     Returns:
-        A row for each number of questions and each stream: ``cka``, and ``shuffled``.
+        A row for each number of questions and each stream: ``cka``, and ``shuffled``, means over
+        twenty groups of test questions, or as many as there are.
     """
     found = outputs(run.model, run.splits["test"])
     rows = []
@@ -169,11 +166,9 @@ def by_number(run: Run, *, most: int = 20) -> pd.DataFrame:
         whole = [torch.cat(part) for part in zip(*(sides(o, name) for o in found), strict=True)]
         n = len(whole[0])
         for questions in sorted({*(2**k for k in range(1, n.bit_length())), n}):
-            groups = [
-                torch.arange(i, i + questions) for i in range(0, n - questions + 1, questions)
-            ]
+            groups = torch.arange(n // questions * questions).split(questions)
             values = []
-            for group in groups[:most]:
+            for group in groups[:20]:
                 with torch.no_grad():
                     cka = ModalityAlignment(0.0)(*(each[group] for each in whole))
                 values.append((cka.biased.item(), cka.shuffled.item()))

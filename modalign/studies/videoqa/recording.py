@@ -1,6 +1,5 @@
 """The recorded sweep, the verdicts on the claims, and the tables beside the paper's."""
 
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -11,9 +10,9 @@ import pandas as pd
 
 from modalign import records
 from modalign._checks import require_choice
-from modalign.metrics import difference, interval_table
+from modalign.metrics import interval_table
 from modalign.studies import _sweep
-from modalign.studies._claims import Reading, decided, with_criteria
+from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
 from modalign.studies.videoqa.setting import (
     CLAIMS,
@@ -40,9 +39,7 @@ def _measured(task: Task, *, device: Device) -> pd.DataFrame:
     last = table.step == table.step.max()
     for name, value in measured(run).items():
         table[name] = pd.Series(value, table.index, dtype=float).where(last)
-    table.insert(0, "row", task.row)
-    table.insert(1, "seed", task.setting.seed)
-    return table
+    return task.named(table)
 
 
 def _side(row: str) -> tuple[str, bool]:
@@ -124,8 +121,7 @@ def record(
     else:
         rates = tuned_rates(records.load("videoqa/tuning", folder=folder))
         changes = {row: {**ROWS[row], "learning_rate": rates[_side(row)]} for row in rows}
-    usual = dataclasses.asdict(Setting(**options))
-    del usual["seed"]
+    usual = _sweep.fixed_in(Setting(**options))
     _sweep.record(
         functools.partial(_measured, device=device),
         [
@@ -150,8 +146,7 @@ def _readings(table: pd.DataFrame) -> Iterator[Reading]:
         for each in contrasts:
             if each.row in runs and each.other in runs:
                 mine, theirs = runs[each.row][each.measure] + each.plus, runs[each.other][each.than]
-                found = difference(mine.to_dict(), theirs.to_dict())
-                yield Reading(claim, each.row, declared(claim, each), found, len(mine))
+                yield Reading(claim, each.row, declared(claim, each), *paired(mine, theirs))
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:

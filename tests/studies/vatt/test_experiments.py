@@ -43,7 +43,7 @@ def runs():
     return {n: pretrain(Setting(**TINY), METHODS[n], progress=False) for n in names}
 
 
-def test_a_method_of_equal_weights_is_the_plain_sum(runs):
+def test_a_method_of_equal_weights_is_the_plain_sum():
     setting = Setting(**TINY)
     model, _ = build(setting)
     objective = Objective(model, METHODS["baseline"], 4)
@@ -104,7 +104,7 @@ def test_samples_are_dropped_one_by_one():
     assert any(0 < each < 1 for each in run.accepted)
 
 
-def test_all_that_is_measured(runs):
+def test_all_that_is_measured():
     found = evaluate(pretrain(Setting(**{**TINY, "tune_steps": 2}), progress=False))
     assert set(found) == {
         *(f"recall_at_{k}" for k in (1, 5, 10)),
