@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 from tqdm import tqdm
 
@@ -301,6 +302,27 @@ def evaluate(run: Run, held_out: str = "held-out") -> pd.DataFrame:
             used = {"query_directions": directions(after[query])}
             rows.append({"query": query, "candidate": candidate, **found, **alignment, **used})
     return pd.DataFrame(rows)
+
+
+def bare(ax: Axes) -> None:
+    """Leave a picture alone: no ticks, no grid, no frame."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+
+
+def draw_views(axes: Sequence[Axes], scene: shapes.Scene) -> None:
+    """A scene's picture, four frames of its clip, and the spectrogram of its sound."""
+    strip = shapes.render_video(scene, 4, 96).images
+    sound = shapes.render_audio(scene)
+    axes[0].imshow(shapes.render_images([scene], 96).images[0])
+    axes[1].imshow(np.concatenate(strip, axis=1))
+    how: dict[str, Any] = {"NFFT": 512, "noverlap": 480, "mode": "magnitude", "scale": "linear"}
+    axes[2].specgram(sound, Fs=16, cmap="cividis", **how)
+    axes[2].set(ylim=(0, 2.6), ylabel="kHz", xticks=[0, 500, 1000])
+    axes[2].grid(visible=False)
+    for ax in axes[:2]:
+        bare(ax)
 
 
 def _scores(

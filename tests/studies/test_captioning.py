@@ -353,6 +353,19 @@ def test_floors_stand_above_the_rows(recorded, tmp_path, monkeypatch):
     assert rest.equals(recording.summary(recorded))
 
 
+def test_the_text_quotes_the_table(recorded):
+    floors = pd.DataFrame({"dataset": ["shapes"] * 2 + ["flickr8k"], "floor": ["human"] * 3})
+    floors["bleu_4"] = [0.2, 0.4, 0.9]
+    found = recording.quoted(recorded, "shapes", floors, digits=2)
+    assert found["shapes-floor-human"] == pytest.approx(0.3)
+    runs = recording.scores(recorded).groupby("row").pointing.mean()
+    assert found["shapes-pointing-0.05-biased-before"] == runs["0.05, biased, before"]
+    judged = recording.claims(recorded, "shapes").set_index(["claim", "measure", "contrast"])
+    each = judged.loc["c36", "pointing", "0.05, biased, before minus without"]
+    text = found["shapes-pointing-0.05-biased-before-effect"]
+    assert text == f"{each['mean']:.2f} [{each.low:.2f}, {each.high:.2f}]"
+
+
 def test_floors_of_the_world():
     found = recording.floors(setting(tested=200))
     assert found.index.tolist() == ["human", "constant", "random"]

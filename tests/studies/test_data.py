@@ -1,5 +1,6 @@
 import dataclasses
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -144,3 +145,15 @@ def test_directions_do_not_depend_on_the_scale(scale):
 def test_directions_refuse(z, message):
     with pytest.raises(ValueError, match=message):
         trimodal.directions(z)
+
+
+def test_a_scene_is_drawn_in_three_views():
+    _, axes = plt.subplots(3)
+    trimodal.draw_views(axes, shapes.sample_scene(0, 5))
+    picture, clip, sound = axes
+    assert picture.images[0].get_array().shape == (96, 96, 3)
+    assert clip.images[0].get_array().shape == (96, 4 * 96, 3)
+    assert len(sound.images) == 1
+    assert sound.get_ylabel() == "kHz"
+    assert [list(ax.get_xticks()) for ax in axes[:2]] == [[], []]
+    plt.close("all")

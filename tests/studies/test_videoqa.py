@@ -389,6 +389,24 @@ def test_tables_and_figures_show_the_table(run):
         figures.looks(blind, 0)
 
 
+def test_the_text_quotes_the_table():
+    table = table_of({}).assign(
+        told=90.0, untold=40.0, moment=99.0, region=98.0, captions_right=97.0
+    )
+    judged = recording.claims(table)
+    found = figures.quoted(table, judged, {"apart": 80.0})
+    assert found["table-apart"] == 80
+    assert (found["stage-told"], found["tvqa-untold"], found["captions-right"]) == (90, 40, 97)
+    assert found["range-c9"] == figures.range_of(judged, "c9")
+    assert found["paper-stage-cka"] == 72.89
+    means = recording.scores(table).groupby("row").accuracy.mean()
+    assert found["tvqa-mean"] == pytest.approx(means["TVQA_abc"])
+    undecided = judged[judged.verdict == "undecided"]
+    assert {name for name in found if name.startswith("need-")} == {
+        f"need-{claim}" for claim in undecided.claim
+    }
+
+
 def test_biased_cka_falls_with_the_number_of_questions(run):
     found = figures.by_number(run)
     assert found.questions.to_list() == [2, 4, 8, 12] * 2

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from modalign import plots, records
 from modalign._checks import require_choice
-from modalign.metrics import caption_scores, interval_table
+from modalign.metrics import Interval, caption_scores, interval_table
 from modalign.studies import _sweep
 from modalign.studies._claims import Reading, decided, paired, with_criteria
 from modalign.studies._sweep import Task
@@ -172,6 +172,30 @@ def summary(
             below.loc["even map", ["pointing", "iou"]] = runs.pointing_by_chance.mean()
         found.insert(0, below.map(f"{{:.{digits}f}}".format, na_action="ignore"))
     return pd.concat(found).rename_axis("row").fillna("")
+
+
+def quoted(
+    table: pd.DataFrame, dataset: str, floors: pd.DataFrame, *, digits: int
+) -> dict[str, float | str]:
+    """What the chapter's text quotes of a table, by name: means of rows, effects, and floors.
+
+    An effect is a text, the mean difference with its 95% interval.
+    """
+    measures = ["bleu_4", "pointing", "iou", "cka", "cka_debiased", "cka_shuffled"]
+    found: dict[str, float | str] = {}
+    for row, part in scores(table).groupby("row"):
+        for measure in part.columns.intersection(measures):
+            found[f"{dataset}-{measure}-{_short(row)}"] = float(part[measure].mean())
+    for each in claims(table, dataset).itertuples():
+        name = f"{dataset}-{each.measure}-{_short(each.contrast.split(' minus')[0])}-effect"
+        found[name] = f"{Interval(each.mean, each.low, each.high):.{digits}f}"
+    for floor, part in floors[floors.dataset == dataset].groupby("floor"):
+        found[f"{dataset}-floor-{floor}"] = float(part.bleu_4.mean())
+    return found
+
+
+def _short(row: str) -> str:
+    return row.replace(", ", "-")
 
 
 def figure(table: pd.DataFrame, rows: Sequence[str], floors: pd.DataFrame | None = None) -> Figure:

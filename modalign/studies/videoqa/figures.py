@@ -14,13 +14,14 @@ from matplotlib.patches import Rectangle
 from modalign import plots
 from modalign.cka import ModalityAlignment
 from modalign.data import shapes
-from modalign.metrics import difference, seed_interval
+from modalign.metrics import Interval, difference, seed_interval
 from modalign.models.stage import STAGE
 from modalign.studies.videoqa.clips import Clip
 from modalign.studies.videoqa.recording import scores
 from modalign.studies.videoqa.setting import (
     CAPTIONED,
     NAMES,
+    PAPER,
     READINGS,
     ROWS,
     with_cka,
@@ -249,3 +250,39 @@ def gain(table: pd.DataFrame, row: str, other: str, column: str = "accuracy") ->
     """The difference of two rows, paired by seed, with its interval; exploratory."""
     runs = {name: part.set_index("seed")[column] for name, part in scores(table).groupby("row")}
     return f"{difference(runs[row].to_dict(), runs[other].to_dict()):.1f}"
+
+
+def quoted(
+    table: pd.DataFrame, judged: pd.DataFrame, best: Mapping[str, float]
+) -> dict[str, float | str]:
+    """What the chapter's text quotes of the recorded table, by name.
+
+    Args:
+        table: ``videoqa/shapes``.
+        judged: of :func:`modalign.studies.videoqa.recording.claims`.
+        best: what each source is worth, of :func:`modalign.studies.videoqa.clips.expected`.
+    """
+    runs = scores(table)
+    means = runs.groupby("row").mean(numeric_only=True)
+    found: dict[str, float | str] = {f"table-{name}": value for name, value in best.items()}
+    for claim in judged.claim.unique():
+        found[f"range-{claim}"] = range_of(judged, claim)
+        found[f"counted-{claim}"] = counted(judged, claim)
+    for claim, part in judged[judged.verdict == "undecided"].groupby("claim"):
+        ends = part[["mean", "low", "high", "smallest"]].itertuples(index=False)
+        found[f"need-{claim}"] = max(
+            Interval(*each[:3]).seeds_to_decide(5, smallest=each.smallest) for each in ends
+        )
+    for name, key in (("tvqa", "TVQA_abc"), ("stage", "STAGE")):
+        found[f"paper-{name}"] = PAPER[key]["accuracy"]
+        found[f"paper-{name}-cka"] = PAPER[f"{key} + CKA"]["accuracy"]
+        for part in ("told", "untold"):
+            found[f"{name}-{part}"] = means[part][key]
+        found[f"{name}-mean"] = means.accuracy[key]
+    found["paper-captions"] = PAPER["STAGE + captions + CKA"]["accuracy"]
+    found["captions-right"] = means.captions_right.dropna().mean()
+    found["captions-plain"] = gain(table, "STAGE + captions", "STAGE")
+    found |= {"moment": means.moment["STAGE"], "region": means.region["STAGE"]}
+    found["spread"] = runs[runs.row == "STAGE"].accuracy.std()
+    found["seeds"] = table.seed.nunique()
+    return found
