@@ -576,7 +576,8 @@ def other_schedule():
         ({"clip": 0.0}, "clip: expected a norm above 0, got 0.0"),
         ({"clip": float("nan")}, "clip: expected a norm above 0, got nan"),
         ({"clip": "1"}, "clip: expected a norm above 0, got str '1'"),
-        ({"epochs": np.float64(2)}, r"epochs: expected a whole number from 0, got (np.float64\()?2.0"),
+        # NumPy 1 writes the number alone
+        ({"epochs": np.float64(2)}, r"epochs: expected a whole number from 0, got .*2\.0"),
         ({"epochs": torch.tensor(-1)}, r"epochs: expected a whole number from 0, got tensor\(-1"),
         (
             {"make": torch.optim.LBFGS, "backward": dict},
