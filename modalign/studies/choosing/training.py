@@ -24,6 +24,7 @@ from modalign.studies.choosing.views import HUB, OTHERS, Examples, encoders, sou
 from modalign.studies.data import views
 from modalign.training import fit, seeded
 from modalign.training.checks import Device
+from modalign.training.setting import in_mode
 
 DIM, PROTOTYPES, MOMENTUM, SOFTNESS = 64, 64, 0.97, 0.4
 Batch = Mapping[str, Tensor]
@@ -231,9 +232,10 @@ def embed(learner: Learner, examples: Examples) -> dict[str, Tensor]:
     """Unit vectors of every view, (n, dim)."""
     place = next(learner.parameters()).device
     parts = []
-    for rows in torch.arange(len(examples)).split(250):
-        inputs = {name: value[rows].to(place) for name, value in examples.inputs.items()}
-        parts.append(learner.joint.embed(views(inputs)))
+    with in_mode(learner, training=False):
+        for rows in torch.arange(len(examples)).split(250):
+            inputs = {name: value[rows].to(place) for name, value in examples.inputs.items()}
+            parts.append(learner.joint.embed(views(inputs)))
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 

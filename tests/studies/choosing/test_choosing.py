@@ -78,6 +78,11 @@ def test_every_arm_trains_and_differs_from_the_baseline(arm):
         assert not torch.allclose(mine, theirs)
 
 
+def test_a_learner_is_looked_at_as_it_was_scored():
+    run = trained(normalization="batch")
+    assert training.scores(run.learner, run.scored)["measure"] == run.history["measure"].iloc[-1]
+
+
 def test_the_baseline_minimises_the_two_contrastive_losses_alone():
     run = trained()
     assert [each for each in run.history if each.startswith("nce")] == ["nce_sound", "nce_text"]
