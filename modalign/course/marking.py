@@ -204,7 +204,7 @@ def mark(
     if sum(len(text) for kind, text in cells if kind == "code") > limits.source:
         raise ValueError(f"{name}: more code than {limits.source} characters: hand in your answers")
     chosen = [each for each in course.tasks if tasks is None or each in set(tasks)]
-    coded = [each for each in chosen if each in course.coded]
+    coded = [each for each in course.coded if each in chosen]
     wanted = [each for task in coded for each in course.assignment.names(task)]
     found = [each for task in coded for each in course.sheet.of(task)]
     with Session(place, cells, wanted) as session:
@@ -282,7 +282,7 @@ def _punished_once(
     secret: str,
 ) -> list[Outcome]:
     """Run a failed check again with the book's version of an earlier answer that was wrong."""
-    outcomes = list(first)
+    outcomes, full = list(first), course.marks
     got = {each.task: 0.0 for each in first}
     for each in first:
         got[each.task] += each.earned
@@ -295,7 +295,7 @@ def _punished_once(
         wrong = [
             each
             for each in earlier
-            if each in got and got[each] < course.marks[each] and rests_on & set(names(each))
+            if each in got and got[each] < full[each] and rests_on & set(names(each))
         ]
         failed = [i for i, each in enumerate(first) if each.task == task and each.state != "right"]
         if not wrong or not failed:
