@@ -191,14 +191,14 @@ class _Sums:
     def found(self, *named: bool) -> LayerCKA:
         """The result; layers that were ``named``, of either model, must vary."""
         rows, columns = (own > least for own, least in zip(self.own, self.least, strict=True))
-        left_out = {}
+        left_out = []
         sides = ((self.rows, rows), (self.columns, columns))
         for (names, vary), strict in zip(sides, named, strict=True):
             still = ", ".join(itertools.compress(names, ~vary))
             if still and (strict or not vary.any()):
                 raise DegenerateError(f"{still}: nothing varies within any minibatch")
-            left_out[still] = still
-        for still in filter(None, left_out):
+            left_out.append(still)
+        for still in filter(None, dict.fromkeys(left_out)):  # of one model on both sides once
             warnings.warn(
                 f"layers: left out {still}, as nothing varies within any minibatch", stacklevel=4
             )
