@@ -53,6 +53,12 @@ Work = Callable[[Task], pd.DataFrame]
 Shorter = Callable[[Any], Iterable[Any]]
 
 
+def require_apart(tuning: Iterable[int], seeds: Iterable[int]) -> None:
+    """Refuse a seed that is both searched and tested with."""
+    if both := sorted(set(tuning) & set(seeds)):
+        raise ValueError(f"tuning, seeds: expected no seed in both, got {both}")
+
+
 def settings_of(
     make: Callable[..., Setting], grid: Mapping[str, Iterable[Any]], seeds: Iterable[int]
 ) -> list[Setting]:

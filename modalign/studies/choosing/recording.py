@@ -112,8 +112,7 @@ def record(
     conditions, tuning, seeds = list(conditions), list(tuning), list(seeds)
     for condition in conditions:
         require_choice(condition, tuple(CONDITIONS), "conditions")
-    if both := sorted(set(tuning) & set(seeds)):
-        raise ValueError(f"tuning, seeds: expected no seed in both, got {both}")
+    _sweep.require_apart(tuning, seeds)
     named = {each: CONDITIONS[each] for each in conditions}
     parameters = {"setting": _sweep.fixed_in(Setting(**options)), "conditions": named}
     common: dict[str, Any] = {"jobs": jobs, "folder": folder, "progress": progress}

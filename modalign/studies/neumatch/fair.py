@@ -342,8 +342,7 @@ def record(
     """
     require_choice(name, tuple(COMPARISONS), "name")
     tuning, seeds = list(tuning), list(seeds)
-    if both := sorted(set(tuning) & set(seeds)):
-        raise ValueError(f"tuning, seeds: expected no seed in both, got {both}")
+    _sweep.require_apart(tuning, seeds)
     comparison = COMPARISONS[name]
     if name == "lifted":
         view = lifted_view(records.load("neumatch/fair-views", folder=folder))
