@@ -1,7 +1,9 @@
 """The wheel, beside the packages that it asks for and no other, does what the README says."""
 
+import ast
 import importlib.metadata
 import importlib.util
+import json
 import pathlib
 import re
 import shutil
@@ -16,6 +18,13 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOTHING = "nothing more"
+# what the package imports for those who ask for it, and the extra that has it
+NOT_FOR_THE_BOOK = {
+    "distributed": "rerun",
+    "nbconvert": "course",
+    "nbgrader": "course",
+    "transformers": "pretrained",
+}
 
 
 def snippets():
@@ -160,3 +169,38 @@ def test_a_snippet_needs_what_the_table_says_and_no_less(snippet, environment, t
     if extra != NOTHING:
         without = run(environment(""), SNIPPETS[snippet], tmp_path)
         assert "ModuleNotFoundError" in without.stderr
+
+
+def sources():
+    """The Python of the package and of the chapters."""
+    for path in (ROOT / "modalign").rglob("*.py"):
+        yield path.read_text(encoding="utf-8")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                yield "".join(cell["source"])
+
+
+def imported(source):
+    """The first parts of the names of all modules that are imported somewhere in a source."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_the_extra_book_has_what_the_package_and_the_chapters_import(environment, tmp_path):
+    names = {name for source in sources() for name in imported(source)}
+    # files of this folder import those beside them
+    beside = {path.stem for path in (ROOT / "modalign/course/inside").glob("*.py")}
+    names -= {*sys.stdlib_module_names, *beside}
+    assert {"matplotlib", "pycocoevalcap", *NOT_FOR_THE_BOOK} <= names
+    code = (
+        "import importlib.util\n"
+        f"print([n for n in {sorted(names)} if importlib.util.find_spec(n) is None])"
+    )
+    done = run(environment("book"), code, tmp_path)
+    assert ast.literal_eval(done.stdout) == sorted(NOT_FOR_THE_BOOK), done.stderr
+    for name, extra in NOT_FOR_THE_BOOK.items():
+        assert name in asked_for(extra)
