@@ -11,7 +11,8 @@ end of its grid is named in the table of verdicts.
 If a comparison has a ``reach``, a run is read at the first evaluation at which its text IoU on
 the training split is at least so high (at the last one, if it never is), in the search as in the
 test: arms are compared at equal training scores, as the paper asks (section 4.4). Norm ratios are
-means over the last 20 epochs of the run in any case.
+means over the last 20 epochs of the run in any case. They are read of tests alone, so a run of the
+search ends where it is read. (The first ones that are recorded went on to their last epoch.)
 
 One command makes a comparison, and goes on where it was stopped::
 
@@ -23,8 +24,8 @@ One command makes a comparison, and goes on where it was stopped::
 
 On a quiet core of the kind that the book names a run of the shapes world takes 35 seconds for 30
 epochs (50 with layer normalisation), and one of YMS 270 for 60. That makes 35 core minutes for
-``"optimizers"`` (54 runs), 100 for ``"projections"`` (126), 4 to 5 hours for ``"normalizations"``
-(108 runs of 90 epochs), 2 hours for the views (28) and 4 for ``"lifted"`` (54).
+``"optimizers"`` (54 runs), 100 for ``"projections"`` (126), 4 hours for ``"normalizations"``
+(108 runs of at most 90 epochs), 2 hours for the views (28) and 4 for ``"lifted"`` (54).
 
 On YMS after 60 epochs no row beats the alignment that leaves every clip out. :func:`record_views`
 asks in which simulated view the network leaves that floor: with text as 64 dense numbers in place
@@ -34,6 +35,7 @@ do best on validation. ``"lifted"`` is then ``"optimizers"`` in that view.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -49,7 +51,7 @@ from modalign.studies import _sweep
 from modalign.studies._sweep import Task
 from modalign.studies.neumatch import experiments
 from modalign.studies.neumatch.experiments import Setting
-from modalign.training import DivergenceError
+from modalign.training import DivergenceError, checkpoint
 
 Changes = Mapping[str, Any]
 VALIDATION = ["validation video_accuracy", "validation text_iou"]
@@ -237,10 +239,25 @@ def _tested(task: Task) -> pd.DataFrame:
     return table
 
 
-def _searched(task: Task) -> pd.DataFrame:
+def _until(task: Task, reach: float) -> pd.DataFrame:
+    """A run as far as it is read: evaluation by evaluation, each time from its checkpoint."""
+    kept = task.checkpoint
+    done = checkpoint.read(kept)["states"]["run"]["epoch"] if kept.exists() else 0
+    pieces = [task.setting]  # a piece is the beginning of the next one
+    for shorter in experiments._shorter(task.setting):
+        if shorter.epochs % shorter.every == 0 and shorter.epochs >= done:
+            pieces.insert(0, shorter)
+    for setting in pieces:
+        table = _tested(task._replace(setting=setting))
+        if (table["train text_iou"] >= reach).any():
+            break
+    return table
+
+
+def _searched(task: Task, reach: float | None = None) -> pd.DataFrame:
     """The validation scores, by which a rate is chosen. A run that diverges has none."""
     try:
-        table = _tested(task)
+        table = _tested(task) if reach is None else _until(task, reach)
     except DivergenceError as error:
         known = {"row": task.row, "rate": task.setting.learning_rate, "seed": task.setting.seed}
         known |= {"epoch": len(error.history) + 1, "train text_iou": math.nan}
@@ -353,7 +370,8 @@ def record(
     parameters = {"arms": comparison.arms, "setting": usual, "reach": comparison.reach}
     table = f"neumatch/fair-{name}"
     rates: Mapping[str, Sequence[float]] = grids(name)
-    stages = ((_searched, f"{table}-search", tuning), (_tested, table, seeds))
+    searched = functools.partial(_searched, reach=comparison.reach)
+    stages = ((searched, f"{table}-search", tuning), (_tested, table, seeds))
     for work, kept, with_seeds in stages:
         _sweep.record(
             work,
@@ -364,7 +382,7 @@ def record(
             folder=folder,
             progress=progress,
         )
-        if work is _searched:
+        if work is searched:
             best = chosen(records.load(kept, folder=folder), comparison.reach)
             rates = {arm: (rate,) for arm, rate in best.items()}
 

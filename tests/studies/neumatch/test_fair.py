@@ -1,5 +1,7 @@
 """Comparisons in which every arm has the same search of rates."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -93,6 +95,27 @@ def test_a_run_that_diverges_in_the_search_is_kept_without_a_score(monkeypatch):
     found = fair._searched(fair.Task("a", fair.Setting(), None)).iloc[0]
     assert (found.row, found.rate, found.epoch) == ("a", 0.007, 3)
     assert found[fair.VALIDATION].isna().all()
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_run_of_the_search_ends_where_it_is_read(done, tmp_path):
+    setting = fair.Setting(**{**TINY, "epochs": 4})
+    whole = fair._searched(fair.Task("a", setting, tmp_path / "whole.pt"))
+    risen = whole["train text_iou"].cummax()
+    reach = risen.iloc[1]
+    ends = (risen >= reach).idxmax() + 1
+    task = fair.Task("a", setting, tmp_path / "run.pt")
+    if done:  # a run that was stopped there
+        shorter = dataclasses.replace(setting, epochs=done)
+        fair._tested(task._replace(setting=shorter))
+    found = fair._searched(task, reach)
+    assert found.epoch.max() == max(ends, done)
+    columns = ["epoch", "train text_iou", *fair.VALIDATION]
+    pd.testing.assert_frame_equal(
+        read(found, reach)[columns], read(whole, reach)[columns], check_exact=True
+    )
+    never = fair._searched(fair.Task("a", setting, tmp_path / "never.pt"), 1.1)
+    assert never.epoch.tolist() == [1, 2, 3, 4]
 
 
 def test_a_comparison_is_searched_then_tested_and_goes_on_where_it_was(tmp_path, monkeypatch):
