@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests._imports import imports
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOTHING = "nothing more"
@@ -181,17 +183,8 @@ def sources():
                 yield "".join(cell["source"])
 
 
-def imported(source):
-    """The first parts of the names of all modules that are imported somewhere in a source."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (each.name.partition(".")[0] for each in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module.partition(".")[0]
-
-
 def test_the_extra_book_has_what_the_package_and_the_chapters_import(environment, tmp_path):
-    names = {name for source in sources() for name in imported(source)}
+    names = {name.partition(".")[0] for source in sources() for name in imports(source)}
     # files of this folder import those beside them
     beside = {path.stem for path in (ROOT / "modalign/course/inside").glob("*.py")}
     names -= {*sys.stdlib_module_names, *beside}

@@ -1,6 +1,5 @@
 """The files around the package agree with one another."""
 
-import ast
 import os
 import pathlib
 import re
@@ -16,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import modalign
+from tests._imports import imports
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,18 +73,6 @@ def floor(name):
     if name.startswith("_"):
         return 1
     raise AssertionError(f"modalign.{name} stands on no floor: add it to FLOORS and CONTRIBUTING")
-
-
-def imports(path):
-    """The dotted names that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write imports of the package in full"
-            yield node.module
-            if node.module == "modalign":
-                yield from (f"modalign.{alias.name}" for alias in node.names)
 
 
 def test_mypy_is_strict_on_every_file_of_the_first_floor():
@@ -145,7 +133,7 @@ def test_citation_names_this_version_and_licence():
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_only_go_down(path):
     here = top_module(path)
-    for name in imports(path):
+    for name in imports(path.read_text(encoding="utf-8")):
         root, *below = name.split(".")
         if root == "modalign" and below:
             assert floor(below[0]) <= floor(here), f"{here} imports {name}, which stands higher"
