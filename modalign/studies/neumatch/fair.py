@@ -243,11 +243,12 @@ def _until(task: Task, reach: float) -> pd.DataFrame:
     """A run as far as it is read: evaluation by evaluation, each time from its checkpoint."""
     kept = task.checkpoint
     done = checkpoint.read(kept)["states"]["run"]["epoch"] if kept.exists() else 0
-    pieces = [task.setting]  # a piece is the beginning of the next one
-    for shorter in experiments._shorter(task.setting):
-        if shorter.epochs % shorter.every == 0 and shorter.epochs >= done:
-            pieces.insert(0, shorter)
-    for setting in pieces:
+    shorter = [
+        each
+        for each in experiments._shorter(task.setting)
+        if each.epochs % each.every == 0 and each.epochs >= done
+    ]
+    for setting in (*reversed(shorter), task.setting):
         table = _tested(task._replace(setting=setting))
         if (table["train text_iou"] >= reach).any():
             break
