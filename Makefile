@@ -102,7 +102,7 @@ $(VENV)/.has-dev: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.has-floor: pyproject.toml constraints-floor.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints-floor.txt \
-	  -e '.[rerun,bench,captions,test]'
+	  -e '.[rerun,bench,test]'
 	@touch $@
 
 $(VENV)/.has-lab: pyproject.toml constraints.txt | $(BIN)/pip
