@@ -23,7 +23,9 @@ from torch.nn import functional
 from benchmarks.common import paired, parser, write
 from modalign.lars import LARS
 from modalign.models.alignment_data import Batch
-from modalign.models.neumatch import EFFECTS, NeuMATCH, SequenceStack, SmallStack, positions
+from modalign.models.neumatch import NeuMATCH
+from modalign.models.neumatch_actions import EFFECTS, positions
+from modalign.models.neumatch_parts import SequenceStack, SmallStack
 
 SAMPLES, CLIPS, SNIPPETS, ACTIONS = 32, 94, 40, 108
 

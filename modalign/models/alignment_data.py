@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from modalign._checks import checked
-from modalign.models.neumatch import walk
+from modalign.models.neumatch_actions import walk
 
 POP_CLIP, POP_SNIPPET, MATCH_RETAIN, MATCH = range(4)
 

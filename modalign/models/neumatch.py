@@ -9,8 +9,7 @@ removes one of them or both; some match the two first. Letters: B samples, N cli
 """
 
 import contextlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -24,51 +23,18 @@ from modalign._checks import (
     require_finite,
     require_lengths,
     require_positive,
-    require_rows,
 )
-from modalign.normalization import LayerNormLSTM, SequenceBatchNorm, lstm_states
-from modalign.projection import RandomProjection
+from modalign.models.neumatch_actions import EFFECTS, Walk, positions, require_fit, slots, walk
+from modalign.models.neumatch_parts import (
+    FixedInput,
+    SequenceStack,
+    SmallStack,
+    initialise,
+    map_state,
+    pick,
+)
 
 Normalization = Literal["sbn", "ln2", "ln4"]
-Recurrent = nn.LSTM | LayerNormLSTM
-
-ACTIONS = ("pop clip", "pop snippet", "match, retain snippet", "match", "match, retain clip")
-"""The five actions. The first three suffice if a clip has one snippet at most."""
-
-# a row an action: does it remove the clip, does it remove the snippet, does it match the two?
-EFFECTS = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]])
-
-
-class Walk(NamedTuple):
-    """The topmost clip and snippet before each action, for A actions of B samples.
-
-    Attributes:
-        cursors: (B, A, 2), clips and snippets removed so far: the places of the topmost ones.
-        matched: (B, A), whether the action matches the two.
-        after: (B, 2), clips and snippets removed in all.
-    """
-
-    cursors: Int[Tensor, "b a 2"]
-    matched: Bool[Tensor, "b a"]
-    after: Int[Tensor, "b 2"]
-
-
-@checked
-def walk(actions: Int[Tensor, "b a"]) -> Walk:
-    """Follow lists of actions, padded with -1 at the end. O(B A).
-
-    Raises:
-        ValueError: for an action above 4.
-
-    >>> walk(torch.tensor([[0, 2, 1, 2]])).cursors.tolist()
-    [[[0, 0], [1, 0], [2, 0], [2, 1]]]
-    """
-    if (actions >= len(ACTIONS)).any():
-        raise ValueError(f"actions: expected 0 to 4, or -1 for padding, got {int(actions.max())}")
-    taken = actions >= 0
-    effects = EFFECTS.to(actions.device)[actions.clamp(min=0)] * taken[..., None]
-    after = effects[..., :2].cumsum(1)
-    return Walk(after - effects[..., :2], effects[..., 2].bool(), effects[..., :2].sum(1))
 
 
 class Alignment(NamedTuple):
@@ -88,210 +54,6 @@ class Alignment(NamedTuple):
         return torch.where(self.matches.any(2), self.matches.int().argmax(2), -1)
 
 
-class FixedInput(nn.Module):
-    """The fixed steps before anything that is trained: projection, then standardisation.
-
-    Args:
-        width: of the features.
-        projected: width after the random projection (eq. 13), None for no projection.
-        seed: of the projection.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, width: int, projected: int | None, seed: int) -> None:
-        super().__init__()
-        self.project = (
-            nn.Identity() if projected is None else RandomProjection(width, projected, seed=seed)
-        )
-        self.features, self.width = width, projected or width
-        self.register_buffer("mean", torch.zeros(self.width))
-        self.register_buffer("std", torch.ones(self.width))
-
-    @torch.no_grad()
-    def fit(self, x: Float[Tensor, "n d"]) -> None:
-        """Take mean and standard deviation of features, a row each; a constant one is centred.
-
-        Raises:
-            ValueError: for fewer than 2 rows, another width or dtype, features that are not finite,
-                and those whose squares are too large or too small for their dtype.
-        """
-        self._require(x)
-        require_rows(len(x), 2, "x", "a standard deviation")
-        require_finite(x, "x")
-        z = self.project(x)
-        std, mean = torch.std_mean(z, 0, correction=0)
-        vanished = (std == 0) & (z != z[0]).any(0)
-        if not (std.isfinite() & mean.isfinite()).all() or vanished.any():
-            raise ValueError(
-                f"x: expected features whose squares {describe(x)} holds, got sizes up to "
-                f"{float(x.abs().max()):.2g}; rescale them"
-            )
-        # rounding of constant features: of each feature, and of the sums in a projection
-        size = mean.abs() if isinstance(self.project, nn.Identity) else z.double().abs().mean()
-        self.mean, self.std = mean, torch.where(std > 1e-6 * size, std, 1.0)
-
-    @torch.no_grad()
-    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows q"]:
-        """Zero mean and unit variance over the features that it was fitted to.
-
-        Raises:
-            ValueError: for another width or dtype, and for features that are not finite, or are not
-                in the units of those it was fitted to.
-        """
-        self._require(x)
-        require_finite(x, "x")
-        z = (self.project(x) - self.mean) / self.std
-        if not torch.isfinite(z).all():
-            raise ValueError(
-                f"x: expected features in the units of those that the input was fitted to, got "
-                f"sizes up to {float(x.abs().max()):.2g}"
-            )
-        return z
-
-    def _require(self, x: Tensor) -> None:
-        if x.dtype != self.mean.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(
-                f"x: expected {str(self.mean.dtype).removeprefix('torch.')}, as the network is, "
-                f"got {describe(x)}; convert one with .to(dtype)"
-            )
-        if x.dim() < 2 or x.shape[-1] != self.features:
-            raise ValueError(f"x: expected {self.features} features a row, got {describe(x)}")
-
-
-def _lstm(inputs: int, hidden: int, layers: int, layer_norm: bool) -> Recurrent:
-    """LSTM (eq. 1 to 3), or one with layer normalisation in its gates (eq. 11 and 12)."""
-    if layer_norm:
-        return LayerNormLSTM(inputs, hidden, layers, batch_first=True)
-    return nn.LSTM(inputs, hidden, layers, batch_first=True)
-
-
-class SequenceStack(nn.Module):
-    """The Video or the Text Stack: FC layers, an LSTM that runs backward, normalised outputs.
-
-    Sequences are reversed before the LSTM, so that their padding comes last and needs no packing.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        *,
-        full: bool,
-        relu: bool,
-        fc: int,
-        normalization: str | None,
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Linear(width, hidden, bias=False)] if full else []
-        layers += [nn.ReLU()] if full and relu else []
-        for i in range(fc):
-            layers += [nn.Linear(width if i == 0 and not full else hidden, hidden), nn.ReLU()]
-        self.fc = nn.Sequential(*layers)
-        self.lstm = _lstm(hidden, hidden, 2, normalization in ("ln2", "ln4"))
-        self.norm = SequenceBatchNorm(hidden) if normalization == "sbn" else None
-
-    def forward(
-        self, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b t p"]:
-        """Hidden states, the one of the last element first."""
-        parts, start = [], 0
-        places = lengths.new_empty(x.shape[1], len(x))  # where the parts hold each step
-        step = torch.arange(x.shape[1], device=x.device)[:, None]
-        for rows in self._groups(lengths):
-            longest = int(lengths[rows].max())
-            back = (lengths[rows] - 1 - step[:longest]).clamp(min=0)
-            reversed_x = _rows(x, rows, back)  # time first
-            hidden, _ = self.lstm(self.fc(reversed_x).transpose(0, 1))
-            parts.append(hidden.transpose(0, 1).flatten(0, 1))
-            column = torch.arange(len(rows), device=x.device)
-            places[:, rows] = start + step.clamp(max=longest - 1) * len(rows) + column
-            start += longest * len(rows)
-        hidden = torch.cat(parts).index_select(0, places.T.flatten()).view(*x.shape[:2], -1)
-        return hidden if self.norm is None else self.norm(hidden, lengths)
-
-    def _groups(self, lengths: Tensor) -> Sequence[Tensor]:
-        """Sequences of like length, to a quarter of an octave: a CPU is spared most padding."""
-        order = lengths.argsort(descending=True, stable=True)
-        if lengths.device.type != "cpu" or not isinstance(self.lstm, nn.LSTM):
-            return [order]
-        quarters_of_an_octave = (4 * (lengths.max() / lengths[order]).log2()).long()
-        _, sizes = quarters_of_an_octave.unique_consecutive(return_counts=True)
-        return order.split(sizes.tolist())
-
-
-State = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class SmallStack(nn.Module):
-    """The Action or the Matched Stack: two LSTM layers, whose hidden states are added."""
-
-    def __init__(self, inputs: int, hidden: int, *, layer_norm: bool) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.first = _lstm(inputs, hidden, 1, layer_norm)
-        self.second = _lstm(hidden, hidden, 1, layer_norm)
-
-    def start(self, like: Tensor) -> State:
-        """The empty stack, for a batch (B, T, P)."""
-        zeros = like.new_zeros(1, len(like), self.hidden)
-        return (zeros, zeros), (zeros, zeros)
-
-    def forward(
-        self, x: Float[Tensor, "b t d"], state: State
-    ) -> tuple[Float[Tensor, "b t p"], State]:
-        """Outputs after each of T more inputs, and the state after the last."""
-        first, after_first = self.first(x, state[0])
-        second, after_second = self.second(first, state[1])
-        return first + second, (after_first, after_second)
-
-    def recur(self, from_x: Float[Tensor, "t b g"], before: State) -> State:
-        """Hidden and cell states of both layers after each of T steps.
-
-        ``from_x`` are inputs that were multiplied with the first layer's input weights before.
-        """
-        first = _recur(self.first, from_x, before[0])
-        from_first = nn.functional.linear(first[0], self.second.get_parameter("weight_ih_l0"))
-        return first, _recur(self.second, from_first, before[1])
-
-
-def _recur(
-    lstm: Recurrent, from_x: Float[Tensor, "t b g"], before: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """States after each step; nn.LSTM would return the last cell state only."""
-    h, c = before[0][0], before[1][0]
-    if isinstance(lstm, LayerNormLSTM):
-        return lstm.recur(0, from_x, h, c)
-    _, w_h, b_x, b_h = lstm.all_weights[0]
-    return lstm_states(from_x + b_x, lambda h: nn.functional.linear(h, w_h, b_h), h, c)
-
-
-def _map(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply a function to the corresponding tensors of states."""
-    (h1, c1), (h2, c2) = (
-        [function(*parts) for parts in zip(*layer, strict=True)]
-        for layer in zip(*states, strict=True)
-    )
-    return (h1, c1), (h2, c2)
-
-
-def positions(
-    cursors: Int[Tensor, "b a 2"], lengths: Int[Tensor, "b 2"]
-) -> Float[Tensor, "b a 10"]:
-    """Ten numbers that say how far both sequences are.
-
-    The paper names elements left, elements already used, ratios and reciprocals. These are, for
-    clips and snippets: how many are left; the part that is left, and its reciprocal; and the ratio
-    clips to snippets of those left and of those used, and its reciprocal. One is added to each
-    count, so that nothing divides by zero.
-    """
-    total, left, used = lengths[:, None] + 1.0, lengths[:, None] - cursors + 1.0, cursors + 1.0
-    across = torch.stack([left, used], -1)  # (B, A, clips or snippets, left or used)
-    ratios = torch.cat([left / total, across[:, :, 0] / across[:, :, 1]], -1)
-    return torch.cat([left, ratios, 1 / ratios], -1)
-
-
 class NeuMATCH(nn.Module):
     r"""The alignment network (section 3.1), by default the paper's best: RP + SBN.
 
@@ -308,7 +70,8 @@ class NeuMATCH(nn.Module):
         hidden: width P of the Video and Text Stacks (paper: 300).
         action_hidden: of the Action Stack (paper: 8).
         matched_hidden: of the Matched Stack (paper: 20).
-        num_actions: how many of :data:`ACTIONS`, from the first on: 3 or 5.
+        num_actions: how many of :data:`~modalign.models.neumatch_actions.ACTIONS`, from the
+            first on: 3 or 5.
         projection: reduce features to P by a fixed random matrix (section 3.5); else by a trained
             one without bias ("Full" in Table 5).
         full_relu: a ReLU after the trained one, as in the authors' code; the paper says that being
@@ -379,7 +142,7 @@ class NeuMATCH(nn.Module):
         self.classify = nn.Sequential(
             nn.Linear(state, hidden), nn.ReLU(), nn.Linear(hidden, num_actions)
         )
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def fit_inputs(self, clips: Float[Tensor, "n d"], snippets: Float[Tensor, "m e"]) -> None:
         """Standardise by these features, a row each: those of the training set.
@@ -444,7 +207,7 @@ class NeuMATCH(nn.Module):
         _require_reduced(clips, clip_lengths, snippets, snippet_lengths)
         lengths = torch.stack([clip_lengths, snippet_lengths], 1)
         trail = walk(actions)
-        _require_fit(actions, trail, lengths, self.num_actions)
+        require_fit(actions, trail, lengths, self.num_actions)
         stacks = self.encode(clips, clip_lengths, snippets, snippet_lengths)
         # weights are applied to clips and snippets, of which there are fewer than actions:
         # W [clip, snippet, rest] = W_c clip + W_s snippet + W_r rest
@@ -477,7 +240,7 @@ class NeuMATCH(nn.Module):
         state follows from the slot's means and the state before it, so that a state is needed for
         each slot and not for each match.
         """
-        slot, new = _slots(trail)
+        slot, new = slots(trail)
         steps = torch.arange(slot.shape[1], device=slot.device)
         same = (slot[:, :, None] == slot[:, None, :]) & (steps <= steps[:, None])  # (B, A, A)
         of_clips, of_snippets = (
@@ -489,10 +252,10 @@ class NeuMATCH(nn.Module):
         ends = torch.where(
             slot[:, None, :] == torch.arange(max(count, 1), device=slot.device)[:, None], steps, 0
         ).amax(2)
-        after = self.match.recur(_pick(means, ends).transpose(0, 1), self.match.start(means))
+        after = self.match.recur(pick(means, ends).transpose(0, 1), self.match.start(means))
         # the state before a slot is that after the one before it
-        before = _map(
-            lambda s: _pick(_shift(s.transpose(0, 1)), slot.clamp(min=0)).flatten(0, 1)[None], after
+        before = map_state(
+            lambda s: pick(_shift(s.transpose(0, 1)), slot.clamp(min=0)).flatten(0, 1)[None], after
         )
         (h_1, _), (h_2, _) = self.match.recur(means.flatten(0, 1)[None], before)
         return (h_1 + h_2).view(*slot.shape, -1) * (slot >= 0)[..., None]
@@ -571,7 +334,9 @@ class _Memory:
             return
         same = cursor == self.last  # (B, 2): is it the clip, the snippet of the last match?
         opens = matched & ~same.any(1)
-        self.before = _map(lambda a, b: torch.where(opens[:, None], a, b), self.now, self.before)
+        self.before = map_state(
+            lambda a, b: torch.where(opens[:, None], a, b), self.now, self.before
+        )
         adds = matched[:, None] & ~same
         self.counts = torch.where(opens[:, None], 0, self.counts) + adds
         for side, top in enumerate(tops):
@@ -584,42 +349,13 @@ class _Memory:
         ]
         output, now = self.stack(torch.cat(means, -1), self.before)
         self.output = torch.where(matched[:, None, None], output, self.output)
-        self.now = _map(lambda a, b: torch.where(matched[:, None], a, b), now, self.now)
-
-
-def _slots(trail: Walk) -> tuple[Int[Tensor, "b a"], Bool[Tensor, "b a 2"]]:
-    """The latest slot after each action (-1 before the first), and what each match adds to it.
-
-    A match opens a slot unless it has the clip or the snippet of the match before it. It adds
-    its clip and its snippet, unless that match had added them.
-    """
-    steps = torch.arange(trail.matched.shape[1], device=trail.matched.device)
-    latest = torch.where(trail.matched, steps, -1).cummax(1).values
-    previous = torch.cat([torch.full_like(latest[:, :1], -1), latest[:, :-1]], 1)
-    there = _pick(trail.cursors, previous.clamp(min=0))
-    same = (there == trail.cursors) & (previous >= 0)[..., None]
-    opens = trail.matched & ~same.any(-1)
-    return opens.long().cumsum(1) - 1, trail.matched[..., None] & ~same
+        self.now = map_state(lambda a, b: torch.where(matched[:, None], a, b), now, self.now)
 
 
 def _masked_mean(mask: Bool[Tensor, "b a k"], x: Float[Tensor, "b k p"]) -> Float[Tensor, "b a p"]:
     """Mean of the chosen rows of x, zero if none is."""
     weights = mask.to(x.dtype)
     return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ x
-
-
-def _rows(
-    x: Float[Tensor, "b t p"], samples: Int[Tensor, "*#many"], places: Int[Tensor, "*many"]
-) -> Float[Tensor, "*many p"]:
-    """The row of x at each place of its sample."""
-    # whole rows are copied; gather would look up each of their numbers
-    chosen = (samples * x.shape[1] + places).flatten()
-    return x.flatten(0, 1).index_select(0, chosen).view(*places.shape, -1)
-
-
-def _pick(x: Float[Tensor, "b t p"], places: Int[Tensor, "b a"]) -> Float[Tensor, "b a p"]:
-    """The rows of each sample at its places."""
-    return _rows(x, torch.arange(len(x), device=x.device)[:, None], places)
 
 
 def _tops(
@@ -630,7 +366,7 @@ def _tops(
     """Clip and snippet at each cursor of reversed sequences; zero if nothing is left."""
     places = lengths[:, None] - 1 - cursors
     return [
-        _pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
+        pick(stack, place.clamp(min=0)) * (place >= 0)[..., None]
         for stack, place in zip(stacks, places.unbind(-1), strict=True)
     ]
 
@@ -650,22 +386,6 @@ def _apart(
 def _shift(x: Float[Tensor, "b a p"]) -> Float[Tensor, "b a p"]:
     """One step later: the values known before each action."""
     return nn.functional.pad(x[:, :-1], (0, 0, 1, 0))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Xavier input weights, orthogonal recurrent weights and a forget-gate bias of 1."""
-    if not isinstance(module, Recurrent):
-        return
-    forget = slice(module.hidden_size, 2 * module.hidden_size)
-    for name, weight in module.named_parameters():
-        if "weight_ih" in name:
-            nn.init.xavier_uniform_(weight)
-        elif "weight_hh" in name:
-            nn.init.orthogonal_(weight)
-        elif "bias" in name:
-            nn.init.zeros_(weight)
-        if "bias_ih" in name or re.fullmatch(r"norm_ih\.\d+\.bias", name):
-            nn.init.ones_(weight[forget])
 
 
 @contextlib.contextmanager
@@ -689,21 +409,3 @@ def _require_reduced(
             raise ValueError(f"{name}: expected one sample or more, got {describe(x)}")
         require_lengths(lengths, x.shape[1], f"{name.removesuffix('s')}_lengths", least=1)
         require_finite(x, name)
-
-
-def _require_fit(actions: Tensor, trail: Walk, lengths: Tensor, num_actions: int) -> None:
-    """Refuse unknown actions, gaps in their lists, and lists that take more than there is."""
-    if ((actions < -1) | (actions >= num_actions)).any():
-        found = actions.unique().tolist()
-        raise ValueError(f"actions: expected -1 to {num_actions - 1}, got {found}")
-    if ((actions[:, :-1] < 0) & (actions[:, 1:] >= 0)).any():
-        raise ValueError("actions: expected -1 after the last action only, got some between others")
-    over = (trail.after > lengths).any(1) | (
-        trail.matched & (trail.cursors >= lengths[:, None]).any(-1)
-    ).any(1)
-    if over.any():
-        sample = int(over.nonzero()[0])
-        raise ValueError(
-            f"actions: sample {sample} has {lengths[sample].tolist()} clips and snippets, and its "
-            f"actions take {trail.after[sample].tolist()} or match elements that are not there"
-        )

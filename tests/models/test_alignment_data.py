@@ -14,7 +14,7 @@ from modalign.models.alignment_data import (
     make_sample,
     pad,
 )
-from modalign.models.neumatch import walk
+from modalign.models.neumatch_actions import walk
 from modalign.studies.neumatch.worlds import (
     EASIER,
     SimulatedView,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from modalign.models.neumatch import ACTIONS, EFFECTS, NeuMATCH, walk
+from modalign.models.neumatch import NeuMATCH
+from modalign.models.neumatch_actions import ACTIONS, EFFECTS, walk
 
 SMALL = {"hidden": 12, "action_hidden": 4, "matched_hidden": 6}
 NORMALIZATIONS = ["sbn", "ln2", "ln4", None]
