@@ -200,7 +200,6 @@ DECIDED: dict[str, tuple[Contrast, ...]] = {
         each for each in CONTRASTS if each.claim in ("c31a", "c31b", "c41a", "c41b", "Table 4")
     ),
     "projections": INPUT_CONTRASTS,
-    "lifted": tuple(each for each in CONTRASTS if each.claim in ("c29", "Table 2", "c30a", "c30b")),
 }
 """The contrasts that each fair comparison decides."""
 SCORES = tuple(
