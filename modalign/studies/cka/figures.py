@@ -40,7 +40,7 @@ def verdict_map(rows: pd.DataFrame) -> Figure:
         colours,
         ax=axes,
         orientation="horizontal",
-        label="effect, above 0 where the claim's side is",
+        label="mean difference, positive on the side of the claim",
         shrink=0.8,
         aspect=40,
     )
