@@ -24,8 +24,8 @@ class LARS(torch.optim.Optimizer):
     ``direction="adam"`` u is Adam's bias-corrected step, and the method is LAMB (You et al. 2020)
     without weight decay and clipping of gradients.
 
-    Scaling gradients *before* Adam would do nothing, as Adam takes any scale out. A gradient that
-    is not finite makes its own tensor NaN and leaves the others alone; ``torch.amp.GradScaler``
+    Scaling gradients *before* Adam is something else: Adam takes a constant scale out. A gradient
+    that is not finite makes its own tensor NaN and leaves the others alone; ``torch.amp.GradScaler``
     skips such steps. So does one whose square is beyond its type (a norm of 5e20 in float32) with
     ``"adam"``, where it would stop its tensor for ever.
 
@@ -155,7 +155,7 @@ class LARS(torch.optim.Optimizer):
         u, scale = self._adam(ws, group) if group["direction"] == "adam" else self._sgd(ws, group)
         w_norm, u_norm = wide_norms([*ws, *u]).chunk(2)
         # u is to be multiplied by its scale: what divides by the norm of u takes that out again
-        rates = torch.where(w_norm * u_norm == 0, scale, w_norm / u_norm + 0 * scale)
+        rates = torch.where(w_norm * u_norm == 0, scale, w_norm / u_norm + 0 * scale)  # keeps NaN
         if group["trust_clip"] is not None:
             rates = torch.minimum(rates, group["trust_clip"] * scale)
         rates = rates if group["adapt"] else scale
@@ -182,7 +182,7 @@ class LARS(torch.optim.Optimizer):
         return u, scale.to(beyond.device, non_blocking=True) + beyond
 
     def _sgd(self, ws: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
-        """The gradients, or their sums with momentum, over their norms, and these."""
+        """Gradients, or their sums with momentum, of norm one; and the norms that they had."""
         u = _gradients(ws)
         if group["momentum"]:
             sums = [remembered(self.state[w], w, group)["momentum_buffer"] for w in ws]

@@ -151,14 +151,14 @@ class SequenceBatchNorm(nn.modules.batchnorm._BatchNorm):
         return torch.where(valid, normed, 0).to(x.dtype)
 
     def _packed(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Do the same by PyTorch's own kernel on the un-padded steps alone, which is faster."""
+        """Normalise by PyTorch's own kernel, on the un-padded steps alone, which is faster."""
         steps = valid.flatten().nonzero()[:, 0]
         flat, m, eps = x.flatten(0, 1), len(steps), self.eps
         weight, bias = (self.weight.to(x), self.bias.to(x)) if self.affine else (None, None)
         of_batch = self._of_batch()
         if of_batch:
             mean, var = x.new_zeros(2, self.num_features)  # for the kernel to fill
-            if self.unbiased:  # (m - 1) / m times the variance and eps, in units of the former
+            if self.unbiased:  # var m / (m - 1) for var: the factor goes into weight and eps
                 eps *= (m - 1) / m
                 shrink = ((m - 1) / m) ** 0.5
                 weight = shrink * (torch.ones_like(mean) if weight is None else weight)

@@ -163,7 +163,6 @@ class LayerNormLSTM(nn.Module):
             from_x: its inputs after that, the steps first, in the order in which they are read.
             h: hidden state before the first step.
             c: cell state before the first step.
-            reverse: by the weights of the second direction.
 
         Returns:
             Hidden states and cell states after each step, as :func:`lstm_states`.

@@ -65,7 +65,8 @@ class NeuMATCH(nn.Module):
     N + M steps.
 
     Args:
-        clip_features: width of a clip's features (paper: Faster R-CNN, 2048).
+        clip_features: width of a clip's features (paper: Faster R-CNN; 2048 by its counts of
+            parameters).
         text_features: width of a snippet's features (paper: BERT, 768).
         hidden: width P of the Video and Text Stacks (paper: 300).
         action_hidden: of the Action Stack (paper: 8).

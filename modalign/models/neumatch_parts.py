@@ -115,6 +115,14 @@ class SequenceStack(nn.Module):
     """The Video or the Text Stack: FC layers, an LSTM that runs backward, normalised outputs.
 
     Sequences are reversed before the LSTM, so that their padding comes last and needs no packing.
+
+    Args:
+        width: of the inputs.
+        hidden: width P of the outputs.
+        full: begin with a trained layer without bias, in place of a random projection.
+        relu: a ReLU after that layer.
+        fc: how many FC layers with ReLU follow.
+        normalization: ``"sbn"`` of the outputs, ``"ln2"`` or ``"ln4"`` inside the LSTM, or None.
     """
 
     def __init__(
@@ -166,7 +174,13 @@ class SequenceStack(nn.Module):
 
 
 class SmallStack(nn.Module):
-    """The Action or the Matched Stack: two LSTM layers, whose hidden states are added."""
+    """The Action or the Matched Stack: two LSTM layers, whose hidden states are added.
+
+    Args:
+        inputs: width of the inputs.
+        hidden: width of both layers.
+        layer_norm: normalise inside the LSTMs.
+    """
 
     def __init__(self, inputs: int, hidden: int, *, layer_norm: bool) -> None:
         super().__init__()

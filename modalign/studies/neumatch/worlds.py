@@ -170,7 +170,7 @@ def yms_samples(
         noise: of the simulated view, as are ``hidden`` and ``distraction``.
         clip_features: a `modalign.data.FeatureFile` of a matrix a video instead of the simulation.
         snippet_features: the same for the snippets, instead of TF-IDF.
-        clip_width: of the simulated features (paper: 2048).
+        clip_width: of the simulated features (2048 by the paper's counts of parameters).
         text_width: of the TF-IDF features (paper: 768), fitted to the training texts.
         dense: width, at least 1, to which a singular value decomposition of the training texts
             reduces the TF-IDF features; 0 leaves them as they are.
