@@ -2,7 +2,7 @@
 
     python -m benchmarks.rerun [--seeds 30] [--repeats 3]
 
-The sweep is the smoke preset of the CKA chapter with lambda_cka at 0 and 0.1, on a scheduler and
+The sweep is the smoke preset of `cka-loss` with lambda_cka at 0 and 0.1, on a scheduler and
 two workers started by hand on loopback. Prints how many runs were lost and how many were finished
 twice, the time between runs, and the paired interval of the report.
 """

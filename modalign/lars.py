@@ -25,9 +25,9 @@ class LARS(torch.optim.Optimizer):
     without weight decay and clipping of gradients.
 
     Scaling gradients *before* Adam is something else: Adam takes a constant scale out. A gradient
-    that is not finite makes its own tensor NaN and leaves the others alone; ``torch.amp.GradScaler``
-    skips such steps. So does one whose square is beyond its type (a norm of 5e20 in float32) with
-    ``"adam"``, where it would stop its tensor for ever.
+    that is not finite makes its own tensor NaN and leaves the others alone;
+    ``torch.amp.GradScaler`` skips such steps. So does one whose square is beyond its type (a norm
+    of 5e20 in float32) with ``"adam"``, where it would stop its tensor for ever.
 
     Shards (``DTensor``, as of ``fully_shard``) move by the norm of the whole. Those of the older
     ``FullyShardedDataParallel`` do not tell what they are of, and are refused. Half precision is

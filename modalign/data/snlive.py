@@ -99,7 +99,10 @@ SOURCE = Source(
     read=read,
     folder="snlive",
     split_files=FILES,
-    layout=f"flickr8k_{{dev,test}}.tsv with the columns {', '.join(HEADER)}, beside flickr8k/",
+    layout=(
+        f"flickr8k_{{dev,test}}.tsv with the columns {', '.join(HEADER)}, separated by tabs: the "
+        "rows of esnlive_{dev,test}.csv whose photograph is in Flickr8k; beside flickr8k/"
+    ),
     checksums={
         FILES["validation"]: "571087301319dec5cb2e77b2565972c1a732f5798451df12cae52d4a26580973",
         FILES["test"]: "043bc14931347afb0963757d0100e4db827f9b8e83cd854cb64c01ef13e6a6cc",

@@ -538,7 +538,8 @@ def sweep(
         output: folder of the runs, and of the sweep's file; all workers must see it there.
         scheduler: address of a dask scheduler, or a cluster of dask's, whose TLS is then used;
             this machine by default, where no port is opened.
-        jobs: runs at a time on this machine; one a GPU with ``device="cuda"``, else one a core.
+        jobs: runs at a time on this machine; one a GPU with ``device="cuda"`` or ``"auto"``, if it
+            has some, else one a core.
         timeout: seconds after which a run's kernel is ended.
         progress: show a bar with the time left.
         root: the book's folder; found from the working directory by default.
@@ -573,7 +574,7 @@ def sweep(
     with contextlib.ExitStack() as opened:
         # nothing is written before all that can be refused is refused
         if missing:
-            cards = gpus() if "cuda" in devices else []
+            cards = gpus() if devices & {"cuda", "auto"} else []
             count = min(jobs or len(cards) or os.cpu_count() or 1, len(missing))
             workers = _Here(count, cards) if scheduler is None else _Dask(scheduler)
             opened.callback(workers.close)

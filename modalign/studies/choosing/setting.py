@@ -52,8 +52,8 @@ class Setting:
     Attributes:
         dataset: ``"shapes"``, a picture with its sound and a sentence; ``"digits"``, a scan with
             its recording and word; ``"photographs"``, Flickr8k with two captions each; or pictures
-            with two captions or more as ``hub:NAME``, which :func:`modalign.data.load` reads, with
-            the columns ``image`` and ``captions``.
+            with two captions or more as ``hub:FOLDER``, which :func:`modalign.data.load` reads,
+            with the columns ``image`` and ``captions``.
         examples: to train on, at most.
         candidates: of validation and test, at most.
         misaligned: share of the training texts that describe another picture.

@@ -78,7 +78,7 @@ class Setting:
     """One pretraining.
 
     Attributes:
-        dataset: ``"shapes"``, ``"flickr8k"``, or ``hub:NAME`` as :func:`modalign.data.load` takes
+        dataset: ``"shapes"``, ``"flickr8k"``, or ``hub:FOLDER`` as :func:`modalign.data.load` takes
             it, with three splits and the columns ``image`` and ``captions`` (several each) or
             ``text`` (one each).
         examples: pictures to train on; but for the world, the first of the split.
