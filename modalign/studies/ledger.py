@@ -192,7 +192,7 @@ CLAIMS: dict[str, Entry] = {
     ),
     "c28": Entry(
         "neumatch",
-        "without pretraining the network overfits; stopping early mends half",
+        "without pretraining the network overfits; stopping early mends a part",
         "26.8/10.3, 24.2/6.8, 24.9/8.0",
         "Table 1",
         "neumatch-claims#sec-neumatch-against",
