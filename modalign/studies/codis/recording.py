@@ -195,6 +195,9 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
 
     Returns:
         The rows of :func:`modalign.studies._claims.with_criteria`, one a claim.
+
+    Raises:
+        ValueError: if no such table is there.
     """
     root = pathlib.Path(folder) if folder is not None else records.results_folder()
     there = [name for name in DECIDED_BY if (root / "codis" / f"{name}.csv").exists()]

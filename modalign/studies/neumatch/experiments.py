@@ -780,12 +780,3 @@ def record_baselines(
         folder=folder,
         progress=progress,
     )
-
-
-def steps_of(setting: Setting, training_samples: int) -> int:
-    """Optimiser steps of a run; 2,100 for the paper's on YMS.
-
-    >>> steps_of(Setting("yms"), 187)
-    2100
-    """
-    return math.ceil(training_samples / setting.batch_size) * setting.epochs

@@ -32,7 +32,6 @@ of 768 sparse ones, with clips that are simulated anew in every epoch, and witho
 Adam run in each at their usual rates.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -281,12 +280,15 @@ def record_views(
 ) -> None:
     """Train LARS and Adam in each view of YMS for 60 epochs, and keep ``neumatch/fair-views``.
 
-    Nothing of the test split is kept. Arguments are those of :func:`record`.
+    Nothing of the test split is kept. Other arguments are those of :func:`record`.
+
+    Args:
+        views: changes of a setting, by name.
+        seeds: of the runs.
     """
     common = {"dataset": "yms", "epochs": 60, "every": 60, **options}
     seeds = list(seeds)
-    usual = dataclasses.asdict(Setting(**common))
-    del usual["seed"], usual["learning_rate"], usual["optimizer"]
+    usual = _sweep.fixed_in(Setting(**common), "learning_rate", "optimizer")
     _sweep.record(
         _viewed,
         [
@@ -349,9 +351,7 @@ def record(
     tuning, seeds = list(tuning), list(seeds)
     _sweep.require_apart(tuning, seeds)
     comparison = COMPARISONS[name]
-    usual = dataclasses.asdict(Setting(**{**comparison.common, **options}))
-    for varied in ("seed", "learning_rate"):
-        del usual[varied]
+    usual = _sweep.fixed_in(Setting(**{**comparison.common, **options}), "learning_rate")
     parameters = {"arms": comparison.arms, "setting": usual, "reach": comparison.reach}
     table = f"neumatch/fair-{name}"
     rates: Mapping[str, Sequence[float]] = grids(name)

@@ -627,12 +627,6 @@ def record(
     _sweep.record(_work, chosen, name, parameters=parameters, jobs=jobs, folder=folder)
 
 
-def trial(learning_rate: float, *, seed: int = 100, **options: Any) -> dict[str, float]:
-    """The baseline's scores on the validation split at a learning rate."""
-    setting = Setting(learning_rate=learning_rate, seed=seed, **options)
-    return evaluate(pretrain(setting, progress=False), "validation")
-
-
 def _readings(table: pd.DataFrame) -> Iterator[Reading]:
     for claim, asked in CLAIMS.items():
         part = table[(table.rate == asked.rate) & (table.examples == asked.examples)]

@@ -262,7 +262,7 @@ def quoted(
         judged: of :func:`modalign.studies.videoqa.recording.claims`.
         best: what each source is worth, of :func:`modalign.studies.videoqa.clips.expected`.
     """
-    runs = scores(table)
+    runs, seeds = scores(table), table.seed.nunique()
     means = runs.groupby("row").mean(numeric_only=True)
     found: dict[str, float | str] = {f"table-{name}": value for name, value in best.items()}
     for claim in judged.claim.unique():
@@ -271,7 +271,7 @@ def quoted(
     for claim, part in judged[judged.verdict == "undecided"].groupby("claim"):
         ends = part[["mean", "low", "high", "smallest"]].itertuples(index=False)
         found[f"need-{claim}"] = max(
-            Interval(*each[:3]).seeds_to_decide(5, smallest=each.smallest) for each in ends
+            Interval(*each[:3]).seeds_to_decide(seeds, smallest=each.smallest) for each in ends
         )
     for name, key in (("tvqa", "TVQA_abc"), ("stage", "STAGE")):
         found[f"paper-{name}"] = PAPER[key]["accuracy"]
@@ -284,5 +284,5 @@ def quoted(
     found["captions-plain"] = gain(table, "STAGE + captions", "STAGE")
     found |= {"moment": means.moment["STAGE"], "region": means.region["STAGE"]}
     found["spread"] = runs[runs.row == "STAGE"].accuracy.std()
-    found["seeds"] = table.seed.nunique()
+    found["seeds"] = seeds
     return found

@@ -29,7 +29,6 @@ from modalign.studies.neumatch.experiments import (
     run,
     samples,
     stack_moments,
-    steps_of,
     train,
     warpings,
 )
@@ -138,7 +137,6 @@ def test_the_rate_rises_and_is_halved_after_ten_epochs_without_a_lower_loss():
 def test_rates_and_sizes_are_the_papers():
     setting = Setting("yms")
     assert (setting.learning_rate, setting.epochs, setting.hidden) == (0.007, 350, 300)
-    assert steps_of(setting, 187) == 2100
     assert Setting("yms", optimizer="adam").learning_rate == 0.001
     assert Setting("shapes", epochs=4).epochs == 4
 
