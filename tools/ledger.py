@@ -63,7 +63,9 @@ def scores(table: pd.DataFrame) -> str:
         name = SHORT.get(str(key), f"all {len(table)}")
         lines.append("| " + " | ".join([name, *map(str, row)]) + " |")
     names = ", ".join(f"{SYMBOLS[kind]}{NO_BREAK}{kind}" for kind in counts.columns)
-    return "\n".join([*lines, "", f"{names}."])
+    shared = ", ".join(table["id"][table["paper"].str.contains(",")])
+    once = f"The last row counts a claim of two papers once ({shared})."
+    return "\n".join([*lines, "", f"{names}. {once}"])
 
 
 PAGES = {"book/claims.md": claims, "book/intro.md": scores, "README.md": scores}
