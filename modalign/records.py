@@ -226,12 +226,19 @@ def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
     return OSError(error.errno, f"cannot write {path}: {error.strerror or error}{room}")
 
 
-def results_folder() -> pathlib.Path:
-    """Find ``results/``: the nearest one above the working directory, else beside the package.
+def results_folder(folder: str | pathlib.Path | None = None) -> pathlib.Path:
+    """The folder of recorded tables: a given one, else the book's ``results/``.
+
+    The book's is the nearest one above the working directory, else the one beside the package.
 
     Raises:
-        FileNotFoundError: if neither place has one.
+        FileNotFoundError: if no folder is given and neither place has one.
+
+    >>> results_folder("tables").name
+    'tables'
     """
+    if folder is not None:
+        return pathlib.Path(folder)
     here = pathlib.Path.cwd()
     for root in (here, *here.parents, pathlib.Path(modalign.__file__).parents[1]):
         if (root / "results" / "README.md").exists():
@@ -270,8 +277,7 @@ def save(
     """
     if table.empty:
         raise ValueError(f"save: table for {name!r} has no row; a recorded run has at least one")
-    path = pathlib.Path(folder) if folder is not None else results_folder()
-    path = path / f"{name}.csv"
+    path = results_folder(folder) / f"{name}.csv"
     record = {
         "parameters": parameters,
         "rows": len(table),
@@ -324,7 +330,7 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = (pathlib.Path(folder) if folder is not None else results_folder()) / f"{name}.csv"
+    path = results_folder(folder) / f"{name}.csv"
     record = path.with_suffix(".json")
     if not record.exists():
         raise FileNotFoundError(

@@ -116,7 +116,7 @@ TINY = {
     "optimizer": '"adam"  # a choice; adam, lars or sgd',
     "slow": "0.0  # seconds that a run takes; 0 to 600",
     "fast": "True  # read by nobody",
-    "device": '"cpu"  # where; cpu, cuda or mps',
+    "device": '"cpu"  # where; auto, cpu, cuda or mps',
 }
 DRAW = """
 import random, time

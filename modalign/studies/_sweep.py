@@ -126,8 +126,7 @@ def record(
         ValueError: for no task, one that is there twice, or a kept file that is damaged.
         OSError: for a file that cannot be written.
     """
-    root = pathlib.Path(folder) if folder is not None else records.results_folder()
-    path = root / name
+    path = records.results_folder(folder) / name
     runs = path.with_name(kept or f".{path.name}")
     pairs = list(tasks)
     parts = {_part(runs, *pair): pair for pair in pairs}
@@ -153,7 +152,7 @@ def record(
         name,
         parameters={**parameters, "commits": _commits(tables), "places": _places(tables)},
         seconds=sum(table.attrs["seconds"] for table in tables),
-        folder=root,
+        folder=folder,
     )
     return tables
 

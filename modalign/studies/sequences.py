@@ -497,7 +497,7 @@ def readings(folder: str | pathlib.Path | None = None, *, first: bool = False) -
     Returns:
         The rows of :func:`claims`, with ``fair``, ``table``, and the ``budget`` of both sides.
     """
-    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    root = records.results_folder(folder)
     found = []
     for name in ("pace", "norms"):
         fair = not first and (root / f"{_table(name, True)}.json").exists()

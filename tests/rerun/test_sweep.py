@@ -343,6 +343,20 @@ def test_workers_get_a_gpu_each(tiny_book, tmp_path, monkeypatch):
     assert cards == {"2", "5"}
 
 
+@pytest.mark.parametrize(("device", "cards"), [("auto", {"2", "5"}), ("cpu", {None})])
+def test_runs_that_may_take_a_gpu_share_out_those_there_are(
+    tiny_book, tmp_path, monkeypatch, device, cards
+):
+    tiny_book("import os\nkeep('card', os.environ.get('CUDA_VISIBLE_DEVICES'))")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(sweeping, "gpus", lambda: ["2", "5"])
+    # runs of a second, so that neither worker takes both
+    parameters = {"device": device, "slow": 1.0}
+    outcome = rerun.sweep("tiny", seeds=2, parameters=parameters, output=tmp_path, jobs=2)
+    found = {rerun.Result(tmp_path / name).values["card"] for name in outcome.states}
+    assert found == cards
+
+
 def listening(process):
     """The addresses that a process and its children listen on, by whether it is a child."""
     found = {False: set(), True: set()}

@@ -36,7 +36,7 @@ MISSING = "not recorded yet"
 
 def recorded(folder: str | pathlib.Path | None = None) -> list[str]:
     """Those of :data:`TABLES` that are there."""
-    base = pathlib.Path(folder) if folder is not None else records.results_folder()
+    base = records.results_folder(folder)
     return [name for name in TABLES if (base / "codis" / f"{name}.csv").exists()]
 
 

@@ -199,7 +199,7 @@ def readings(folder: str | pathlib.Path | None = None) -> pd.DataFrame:
     Raises:
         ValueError: if no such table is there.
     """
-    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    root = records.results_folder(folder)
     there = [name for name in DECIDED_BY if (root / "codis" / f"{name}.csv").exists()]
     if not there:
         raise ValueError(f"folder: expected one of {', '.join(DECIDED_BY)} in it, got {there}")

@@ -340,7 +340,7 @@ def readings(claim: str, folder: str | pathlib.Path | None = None) -> pd.DataFra
     """
     comparison, hangs = DECISIONS[claim]
     name = f"neumatch/fair-{comparison}"
-    root = pathlib.Path(folder) if folder is not None else records.results_folder()
+    root = records.results_folder(folder)
     if comparison and (root / f"{name}.json").exists():
         reach = COMPARISONS[comparison].reach
         tested = records.load(name, folder=folder)
