@@ -72,6 +72,22 @@ def contrastive_loss(
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
 
+def views(batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """A batch as :class:`JointEmbedding` takes it, from one whose keys are ``modality.input``.
+
+    Keys without a dot, such as labels, are left out.
+
+    >>> views({"image.pixel_values": torch.zeros(1), "label": torch.zeros(1)})
+    {'image': {'pixel_values': tensor([0.])}}
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in batch.items():
+        modality, _, given = name.partition(".")
+        if given:
+            found.setdefault(modality, {})[given] = value
+    return found
+
+
 class JointEmbedding(nn.Module):
     """Encoders of several modalities, each with a linear head to one unit sphere.
 

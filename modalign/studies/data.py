@@ -26,7 +26,7 @@ from modalign.data import shapes
 from modalign.metrics import retrieval
 from modalign.models.encoders import AudioEncoder, ImageEncoder, TextEncoder
 from modalign.models.inputs import audio_batch, build_tokenizer, image_batch, tokenize
-from modalign.models.joint import JointEmbedding
+from modalign.models.joint import JointEmbedding, views
 from modalign.studies import _sweep
 from modalign.studies._sweep import Task
 from modalign.training import fit, seeded, shuffled
@@ -192,20 +192,6 @@ def build(setting: Setting, vocabulary: int) -> JointEmbedding:
         ),
         setting.seed,
     )
-
-
-def views(batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A batch as the model takes it: the inputs of each modality.
-
-    >>> views({"image.pixel_values": torch.zeros(1), "label": torch.zeros(1)})
-    {'image': {'pixel_values': tensor([0.])}}
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, value in batch.items():
-        modality, _, given = name.partition(".")
-        if given:
-            found.setdefault(modality, {})[given] = value
-    return found
 
 
 def loss(model: JointEmbedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

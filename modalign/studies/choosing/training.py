@@ -15,13 +15,12 @@ from modalign.codebook import Codebook, MomentumTeacher
 from modalign.gradients import GradientCurriculum, harmonized_backward
 from modalign.lars import LARS
 from modalign.metrics import retrieval
-from modalign.models.joint import JointEmbedding, contrastive_loss
+from modalign.models.joint import JointEmbedding, contrastive_loss, views
 from modalign.momentum import cross_entropy, soft_targets
 from modalign.projection import RandomProjection
 from modalign.studies._schedules import rising_and_falling
 from modalign.studies.choosing.setting import ROUNDS, Setting
 from modalign.studies.choosing.views import HUB, OTHERS, Examples, encoders, source
-from modalign.studies.data import views
 from modalign.training import fit, seeded
 from modalign.training.checks import Device
 from modalign.training.setting import in_mode
