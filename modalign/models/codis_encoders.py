@@ -115,8 +115,8 @@ def tiny(vocabulary: int, **changes: Any) -> Config:
     """The size that the book trains, in some hundreds of steps.
 
     The teacher remembers 1 / (1 - momentum) = 33 steps and the queue two batches of 64: the paper's
-    200 steps are a small part of its training and would be a third of ours. If the queue is old
-    beside the teacher, students learn to recognise its age, and not the pairs.
+    200 steps are a small part of its training and would be more than half of ours. If the queue is
+    old beside the teacher, students learn to recognise its age, and not the pairs.
     """
     return Config(vocabulary, **changes)
 
