@@ -187,8 +187,9 @@ class Trimodal(nn.Module):
         }
 
     def shared(self) -> list[nn.Parameter]:
-        """The parameters that both losses reach through the video."""
-        return [*self.enter["video"].parameters(), *self.trunk.parameters()]
+        """The parameters that both losses reach: the trunk, and the video's way in and out."""
+        parts = (self.enter["video"], self.trunk, self.leave["video"])
+        return [each for part in parts for each in part.parameters()]
 
 
 Batch = Mapping[str, Tensor]
