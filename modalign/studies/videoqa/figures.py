@@ -279,6 +279,10 @@ def quoted(
         for part in ("told", "untold"):
             found[f"{name}-{part}"] = means[part][key]
         found[f"{name}-mean"] = means.accuracy[key]
+        first = table[table.step == table.step.min()].set_index("seed").groupby("row").validation
+        rows = (with_cka(key, "question, counted"), key)
+        early = difference(*(first.get_group(row).to_dict() for row in rows))
+        found[f"early-{name}"] = f"{early:.1f}"
     found["paper-captions"] = PAPER["STAGE + captions + CKA"]["accuracy"]
     found["captions-right"] = means.captions_right.dropna().mean()
     found["captions-plain"] = gain(table, "STAGE + captions", "STAGE")
