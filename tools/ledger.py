@@ -65,7 +65,10 @@ def scores(table: pd.DataFrame) -> str:
     names = ", ".join(f"{SYMBOLS[kind]}{NO_BREAK}{kind}" for kind in counts.columns)
     shared = ", ".join(table["id"][table["paper"].str.contains(",")])
     once = f"The last row counts a claim of two papers once ({shared})."
-    return "\n".join([*lines, "", f"{names}. {once}"])
+    depends = table[table["verdict"] == "depends"]
+    none = ", ".join(depends["id"][~depends["value"].str.contains(SYMBOLS["holds"])])
+    whole = f"Of those that depend, no reading holds in {none}." if none else ""
+    return "\n".join([*lines, "", f"{names}. {once} {whole}".rstrip()])
 
 
 PAGES = {"book/claims.md": claims, "book/intro.md": scores, "README.md": scores}

@@ -40,6 +40,20 @@ def gradients(run, clips):
     ]
 
 
+def test_the_shared_weights_are_all_that_both_losses_reach(run):
+    known, _ = study.data(run.setting)
+    found = study.losses(run.model, {name: view[:32] for name, view in known.items()})
+    every = dict(run.model.named_parameters())
+    reached = [
+        torch.autograd.grad(each.mean(), list(every.values()), allow_unused=True, retain_graph=True)
+        for each in found[:2]
+    ]
+    both = [
+        each for each, *grads in zip(every.values(), *reached, strict=True) if None not in grads
+    ]
+    assert {id(each) for each in run.model.shared()} == {id(each) for each in both}
+
+
 def test_cosines_of_a_pool_are_those_of_autograd(run, pool):
     single = study.averaged_cosines(pool, 1)
     for i in (0, 100, 255):

@@ -112,10 +112,11 @@ def advice(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         By a condition's meaning for a reader: the baseline's measure, ``use``, ``gain`` with its
-        interval, ``seconds`` and ``numbers`` in memory as multiples of the baseline's, and
-        ``also``, the other arms that help.
+        interval, ``timed``, the gain at equal seconds, ``seconds`` and ``numbers`` in memory as
+        multiples of the baseline's, and ``also``, the other arms that help.
     """
     gained, paid, start = gains(table), costs(table), levels(table)
+    timed = gains(table, seconds=True).set_index(["condition", "arm"])[["mean", "low", "high"]]
     rows = {}
     for condition, level in start.items():
         found = helping(gained[gained["condition"] == condition])
@@ -126,6 +127,7 @@ def advice(table: pd.DataFrame) -> pd.DataFrame:
             "gain": f"{Interval(*found[['mean', 'low', 'high']].iloc[0]):+.1f}"
             if len(found)
             else "",
+            "timed": f"{Interval(*timed.loc[condition, best]):+.1f}" if len(found) else "",
             "seconds": f"{paid['core_seconds'][best]:.2f}",
             "numbers": f"{paid['numbers'][best]:.2f}",
             "also": ", ".join(found["arm"].iloc[1:]),

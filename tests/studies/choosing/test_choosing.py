@@ -252,9 +252,10 @@ def test_the_advice_is_the_largest_gain_that_holds_and_the_baseline_where_none_d
     assert said["also"].tolist() == ["LARS, CKA", "CKA"]
     assert said["numbers"].tolist() == ["1.20", "1.20"]
     assert said["gain"].iloc[1].startswith("+2.")
+    assert said["timed"].str.startswith("+").all()
     none = answers.advice(recorded({**dict.fromkeys(ARMS, -1.0), BASELINE: 0.0}))
     assert none["use"].tolist() == [BASELINE, BASELINE]
-    assert none["gain"].tolist() == ["", ""]
+    assert none["gain"].tolist() == none["timed"].tolist() == ["", ""]
 
 
 def test_a_trial_at_the_end_of_its_range_is_named():
