@@ -279,7 +279,8 @@ def quoted(
         for part in ("told", "untold"):
             found[f"{name}-{part}"] = means[part][key]
         found[f"{name}-mean"] = means.accuracy[key]
-        first = table[table.step == table.step.min()].set_index("seed").groupby("row").validation
+        start = table[table.row == key].step.min()
+        first = table[table.step == start].set_index("seed").groupby("row").validation
         rows = (with_cka(key, "question, counted"), key)
         early = difference(*(first.get_group(row).to_dict() for row in rows))
         found[f"early-{name}"] = f"{early:.1f}"
